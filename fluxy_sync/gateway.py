@@ -1,0 +1,257 @@
+"""What ``fluxy-sync up`` starts and supervises: the store, a worker, beat and the dashboard."""
+
+import importlib.util
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from pydantic import SecretStr
+
+from fluxy_sync.embedded import EmbeddedStore, default_max_bytes, free_port
+from fluxy_sync.errors import ConfigError
+from fluxy_sync.private import LockFile, make_private_dir, write_private
+from fluxy_sync.settings import ENV_PREFIX, GATEWAY_FILE, KEYS_FILE, Settings
+from fluxy_sync.supervisor import STORE_RANK, Child, Command, Supervisor
+from fluxy_sync.vault import Vault, new_key
+
+APP = "fluxy_sync.app"
+WORKER_GRACE_S = 35.0  # an operation's total deadline, and some
+READY_POLL_S = 0.02
+DASHBOARD_USER = "fluxy"
+DASHBOARD_PASSWORD_FILE = "dashboard.password"  # noqa: S105 - a file's name
+TOLD_TO_PRODUCERS = ("redis_url", "broker_url", "namespace", "upstream", "allowed_origins", "max_bytes")
+LIMITS_TOLD_IF_SET = ("max_pending", "max_body_bytes", "durability")
+ALWAYS_PASSED_ON = frozenset({"redis_url", "namespace", "node", "data_dir"})
+
+Environment = Mapping[str, str]
+Commands = Callable[[Settings, Environment], Sequence[Command]]
+
+
+class Dashboard(NamedTuple):
+    """Where the dashboard is, and who may see it; no password if the user's FLOWER_* rule that."""
+
+    url: str
+    password: str | None
+    environment: Environment
+
+
+class Gateway:
+    """One machine's gateway on ``settings.data_dir``; the settings must not come from another gateway's file.
+
+    ``dashboard`` is None for: if Flower is installed. ``commands`` replaces the worker and beat.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        dashboard: bool | None = None,
+        output: TextIO | None = None,
+        commands: Commands | None = None,
+    ) -> None:
+        self.settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+        self._output = output or sys.stderr
+        self._commands = commands or celery_commands
+        self._wants_dashboard = has_flower() if dashboard is None else dashboard
+
+    def run(self) -> int:
+        """Run until SIGINT, SIGTERM or SIGHUP; 0 after a clean end.
+
+        Raises:
+            ConfigError: a setting is wrong, another gateway runs here, or the worker can't run like this.
+            StorageUnavailable: the embedded store doesn't start.
+        """
+        self._check()
+        data_dir = make_private_dir(self.settings.data_dir)
+        with _sole(LockFile(data_dir / "gateway.lock")):
+            keep_keys(self.settings)
+            try:
+                with Supervisor(self._say, LockFile(data_dir / "guard.lock")) as supervisor:
+                    self._bring_up(supervisor)
+                    supervisor.run()
+            finally:
+                (data_dir / GATEWAY_FILE).unlink(missing_ok=True)
+        return 0
+
+    def _check(self) -> None:
+        if self.settings.probe_url is None:
+            _ = self.settings.upstream_url
+        if self._wants_dashboard and not has_flower():
+            raise ConfigError(
+                "the dashboard needs Flower; install it with: pip install 'fluxy-sync[dashboard]'"
+            )
+
+    def _bring_up(self, supervisor: Supervisor) -> None:
+        live = self._start_store(supervisor)
+        if live is None:
+            return
+        write_private(live.data_dir / GATEWAY_FILE, json.dumps(gateway_record(live)))
+        environment = child_environment(live, os.environ)
+        children = [Child.of(command) for command in self._commands(live, environment)]
+        dashboard = dashboard_of(live, environment) if self._wants_dashboard else None
+        if dashboard is not None:
+            supervisor.add(Child.of(flower_command(dashboard)))
+        for child in children:
+            supervisor.add(child)
+        if supervisor.wait_up(children):
+            self._say(ready_notice(live, dashboard, to_a_person=self._output.isatty()))
+
+    def _start_store(self, supervisor: Supervisor) -> Settings | None:
+        """The settings with the store's address; None if a signal came before the store was ready."""
+        if not self.settings.embedded:
+            return self.settings
+        fsync = "everysec" if self.settings.durability == "everysec" else "always"
+        store = EmbeddedStore(self.settings.data_dir, appendfsync=fsync)
+        store.end_orphan()
+        supervisor.add(Child("store", store.start, rank=STORE_RANK, last_words=store.last_words))
+        while not store.is_ready():
+            supervisor.pump(READY_POLL_S)
+            if supervisor.stop_asked:
+                return None
+        max_bytes = self.settings.max_bytes or default_max_bytes(store.maxmemory)
+        return self.settings.model_copy(update={"redis_url": SecretStr(store.url), "max_bytes": max_bytes})
+
+    def _say(self, line: str) -> None:
+        with suppress(OSError):  # the reader of our output went away: the gateway goes on
+            print(line, file=self._output, flush=True)
+
+
+@contextmanager
+def _sole(lock: LockFile) -> Iterator[None]:
+    """Hold the lock of a data directory.
+
+    Raises:
+        ConfigError: another gateway holds it.
+    """
+    if not lock.acquire():
+        raise ConfigError(f"a gateway (pid {lock.holder}) already runs on {lock.path.parent}; stop it first")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def keep_keys(settings: Settings) -> None:
+    """Make a key file on the first start, unless the keys are set; check the keys that there are.
+
+    Raises:
+        ConfigError: a key can't be read, or the key file of a store that has data is gone.
+    """
+    path = settings.data_dir / KEYS_FILE
+    if settings.keys is None and not path.exists():
+        if (settings.data_dir / "store" / "appendonlydir").exists():
+            raise ConfigError(
+                f"{path} is gone, and the store here was sealed with it; put it back, or set FLUXY_SYNC_KEYS"
+            )
+        write_private(path, new_key() + "\n")
+    texts = settings.key_texts or path.read_text(encoding="utf-8").replace(",", " ").split()
+    Vault.from_text(texts)
+
+
+def gateway_record(live: Settings) -> dict[str, object]:
+    """What producers on this machine need to know, by the names of the settings."""
+    names = [*TOLD_TO_PRODUCERS, *(name for name in LIMITS_TOLD_IF_SET if name in live.model_fields_set)]
+    values = {name: _plain(getattr(live, name)) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _plain(value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def child_environment(live: Settings, base: Environment) -> dict[str, str]:
+    """The environment of the gateway's processes: ``base``, with every setting that is set.
+
+    A secret that came from a file is passed on as that file's path, the gateway's own keys as well.
+    """
+    variables = {name: ENV_PREFIX + name.upper() for name in type(live).model_fields}
+    ours = {*variables.values(), *(f"{variable}_FILE" for variable in variables.values())}
+    environment = {name: value for name, value in base.items() if name not in ours}
+    for name in live.model_fields_set | ALWAYS_PASSED_ON:
+        variable, value = variables[name], getattr(live, name)
+        if name != "redis_url" and f"{variable}_FILE" in base:
+            environment[f"{variable}_FILE"] = base[f"{variable}_FILE"]
+        elif value is not None:
+            environment[variable] = _as_text(value)
+    if live.keys is None:
+        environment[f"{ENV_PREFIX}KEYS_FILE"] = str(live.data_dir / KEYS_FILE)
+    return environment
+
+
+def _as_text(value: object) -> str:
+    plain = _plain(value)
+    if isinstance(plain, tuple):
+        return ",".join(plain)
+    return str(int(plain)) if isinstance(plain, bool) else str(plain)
+
+
+def celery_commands(live: Settings, environment: Environment) -> list[Command]:
+    """The worker, and the one beat."""
+    celery = (sys.executable, "-m", "celery", "-A", APP)
+    queues = f"{live.queue_name},{live.namespace}.tasks"
+    worker = ("worker", "-n", f"sync@{live.node}", "-Q", queues, "-c", str(live.worker_concurrency))
+    quiet = ("--without-mingle", "--without-gossip", "-l", "INFO")
+    return [
+        Command("worker", (*celery, *worker, *quiet), environment, " ready.", WORKER_GRACE_S),
+        Command("beat", (*celery, "beat", "-l", "INFO"), environment, "beat: Starting"),
+    ]
+
+
+def has_flower() -> bool:
+    """Whether the dashboard's package is installed."""
+    return importlib.util.find_spec("flower") is not None
+
+
+def dashboard_of(live: Settings, base: Environment) -> Dashboard:
+    """Flower on the loopback interface with a password that is kept in the data directory; FLOWER_* win.
+
+    Raises:
+        ConfigError: FLOWER_UNAUTHENTICATED_API is set, which lets any website start tasks here.
+    """
+    if base.get("FLOWER_UNAUTHENTICATED_API", "").lower() not in ("", "0", "false", "no", "off"):
+        raise ConfigError("FLOWER_UNAUTHENTICATED_API lets any website start tasks on this gateway; unset it")
+    port = base.get("FLOWER_PORT") or str(_dashboard_port(live))
+    environment = {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": port, **base}
+    password = None
+    if not base.keys() & {"FLOWER_BASIC_AUTH", "FLOWER_AUTH", "FLOWER_AUTH_PROVIDER"}:
+        password = _dashboard_password(live.data_dir / DASHBOARD_PASSWORD_FILE)
+        environment["FLOWER_BASIC_AUTH"] = f"{DASHBOARD_USER}:{password}"
+    return Dashboard(f"http://{environment['FLOWER_ADDRESS']}:{port}", password, environment)
+
+
+def _dashboard_port(live: Settings) -> int:
+    """The port that was asked for; the usual one, or any free one, if none was."""
+    if live.dashboard_port and "dashboard_port" in live.model_fields_set:
+        return live.dashboard_port
+    return free_port(live.dashboard_port)
+
+
+def _dashboard_password(path: Path) -> str:
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(16))
+    return path.read_text(encoding="utf-8").strip()
+
+
+def flower_command(dashboard: Dashboard) -> Command:
+    """The dashboard: its address and password come from the environment."""
+    return Command("dashboard", (sys.executable, "-m", "celery", "-A", APP, "flower"), dashboard.environment)
+
+
+def ready_notice(live: Settings, dashboard: Dashboard | None, *, to_a_person: bool) -> str:
+    """The line that tells that all is up; the password goes to a terminal only, never into a log."""
+    parts = [
+        f"fluxy-sync is up: data {live.data_dir}",
+        f"namespace {live.namespace}",
+        f"upstream {live.upstream}",
+    ]
+    if dashboard is not None:
+        where = live.data_dir / DASHBOARD_PASSWORD_FILE
+        password = dashboard.password if to_a_person else f"in {where}"
+        login = f" (user {DASHBOARD_USER}, password {password})" if dashboard.password else ""
+        parts.append(f"dashboard {dashboard.url}{login}")
+    return ", ".join(parts)

@@ -1,0 +1,15 @@
+#!lua flags=allow-oom
+-- gate: close it for one cause, or take that cause away; it opens when no cause is left.
+-- ARGV[1] 'paused'|'unauthorized'|'offline'   [2] reason, or '' to take the cause away   [3] ms until claims may begin
+-- Returns {changed 0|1, gate}.
+local cause, reason = ARGV[1], ARGV[2]
+local was = redis.call('HEXISTS', GATE, cause) == 1
+if was == (reason ~= '') then return { 0, (gate()) } end
+if reason ~= '' then
+  redis.call('HSET', GATE, cause, int(book.wall) .. ' ' .. reason)
+else
+  redis.call('HDEL', GATE, cause)
+  redis.call('HSET', GATE, 'opens_at', int(book.now + tonumber(ARGV[3])), 'since', int(book.wall))
+end
+commit()
+return { 1, (gate()) }

@@ -1,0 +1,10 @@
+#!lua flags=allow-oom
+-- release: give a claim up. The lane is due at once if operations remain, else it leaves `ready`.
+-- KEYS[16] the lane   ARGV[1] lane   [2] fence
+-- Returns 1, or 0 where the claim was somebody else's by then.
+local lane, key = ARGV[1], KEYS[LANE_KEYS + 1]
+local claim = claim_of(lane)
+if not claim or claim.fence ~= tonumber(ARGV[2]) then return 0 end
+settle_down(lane, head_of(lane, key))
+commit()
+return 1

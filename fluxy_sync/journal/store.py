@@ -1,0 +1,187 @@
+"""The wire to the store: connections with deadlines, scripts, and its errors in our words."""
+
+import functools
+import hashlib
+import importlib.resources
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from fluxy_sync.errors import ConfigError, StorageUnavailable
+
+CONNECT_TIMEOUT_S = 2.0
+SOCKET_TIMEOUT_S = 5.0
+
+Argument = str | bytes | int | float
+
+
+class NotSent(StorageUnavailable):
+    """No connection could be made: the command never left."""
+
+
+class ReplyLost(StorageUnavailable):
+    """The command was sent, but no reply came: it may have run."""
+
+
+def connect(url: str, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> "redis.Redis":
+    """A client that never repeats a command by itself, and never waits for ever.
+
+    Raises:
+        ConfigError: the URL can't be read; the message doesn't show it.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": socket_timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+    }
+    try:
+        if url.startswith("sentinel://"):
+            return _connect_sentinel(url, options)
+        if not url.startswith("unix://"):
+            options["socket_keepalive"] = True
+        return redis.Redis.from_url(url, **options)
+    except ValueError as error:
+        raise ConfigError("FLUXY_SYNC_REDIS_URL can't be read; use e.g. redis://:password@host:6379/0") from error
+
+
+def _connect_sentinel(url: str, options: dict[str, Any]) -> "redis.Redis":
+    """``sentinel://[:password@]host:port[,host:port]/service[/db]``."""
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    nodes = [(host.rpartition(":")[0], int(host.rpartition(":")[2])) for host in hosts.split(",")]
+    service, _, db = parts.path.strip("/").partition("/")
+    service = service or parse_qs(parts.query).get("master_name", ["mymaster"])[0]
+    password = unquote(credentials.rpartition(":")[2]) or None
+    client: redis.Redis = Sentinel(nodes, sentinel_kwargs=dict(options), **options).master_for(
+        service, password=password, db=int(db or 0)
+    )
+    return client
+
+
+@functools.cache
+def script_source(name: str) -> bytes:
+    """A script as it is sent: its first line (the flags), the prelude, its body."""
+    folder = importlib.resources.files("fluxy_sync.journal") / "lua"
+    first, body = (folder / f"{name}.lua").read_bytes().split(b"\n", 1)
+    return first + b"\n" + (folder / "_prelude.lua").read_bytes() + body
+
+
+@functools.cache
+def script_sha(name: str) -> bytes:
+    return hashlib.sha1(script_source(name), usedforsecurity=False).hexdigest().encode()
+
+
+def _bulk(value: Argument) -> bytes:
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def pack(*arguments: Argument) -> bytes:
+    """One command on the wire (RESP: an array of bulk strings)."""
+    return b"*%d\r\n" % len(arguments) + b"".join(map(_bulk, arguments))
+
+
+class Script:
+    """A script with the keys that it always declares. They are packed once: packing is most of a client's work."""
+
+    def __init__(self, name: str, fixed_keys: Sequence[str]) -> None:
+        self.name = name
+        self._count = len(fixed_keys)
+        self._head = _bulk("EVALSHA") + _bulk(script_sha(name))
+        self._keys = b"".join(map(_bulk, fixed_keys))
+
+    def pack(self, arguments: Sequence[Argument], lane_keys: Sequence[str] = ()) -> bytes:
+        """The whole command on the wire."""
+        keys = self._count + len(lane_keys)
+        rest = b"".join([*map(_bulk, lane_keys), *map(_bulk, arguments)])
+        return b"*%d\r\n" % (3 + keys + len(arguments)) + self._head + _bulk(keys) + self._keys + rest
+
+
+def explain(error: redis.RedisError) -> StorageUnavailable:
+    """The store's refusal in our words: what happened, what was kept, what to do."""
+    text = str(error)
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in text:
+        return StorageUnavailable("the store's memory is full; it keeps what it has and drains; free or raise its maxmemory")
+    if isinstance(error, redis.exceptions.ReadOnlyError):
+        return StorageUnavailable("the store is read-only (a replica?); point FLUXY_SYNC_REDIS_URL at its master")
+    if "MISCONF" in text:
+        return StorageUnavailable("the store can't write to its disk; it keeps what it has; free disk space")
+    if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
+        return StorageUnavailable("the store refuses the password; check FLUXY_SYNC_REDIS_URL")
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return StorageUnavailable("the store's user may not do that; see deploy/README.md for the commands it needs")
+    if isinstance(error, redis.exceptions.BusyLoadingError):
+        return StorageUnavailable("the store is still loading its data; try again in a moment")
+    return StorageUnavailable(f"the store refused a command ({type(error).__name__}): {text[:200]}")
+
+
+class Store:
+    """Runs scripts and commands on one store. Safe to share between threads, and after a fork."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._pool = client.connection_pool
+        self.client = client
+
+    def run(self, script: "Script", *arguments: Argument, lane_keys: Sequence[str] = ()) -> Any:
+        """Run a script once.
+
+        Raises:
+            NotSent: the store couldn't be reached; nothing happened.
+            ReplyLost: it may have run.
+            StorageUnavailable: the store refused it; nothing happened.
+        """
+        return self.run_then(script, arguments, lane_keys)[0]
+
+    def run_then(
+        self, script: "Script", arguments: Sequence[Argument], lane_keys: Sequence[str] = (), *after: bytes
+    ) -> list[Any]:
+        """Run a script once, and packed commands after it on the same connection."""
+        packed = (script.pack(arguments, lane_keys), *after)
+        try:
+            try:
+                return self._exchange(packed)
+            except redis.exceptions.NoScriptError:
+                self._exchange((pack("SCRIPT", "LOAD", script_source(script.name)),))
+                return self._exchange(packed)
+        except redis.RedisError as error:
+            raise explain(error) from error
+
+    def command(self, *arguments: Argument) -> Any:
+        """Run one plain command once; raises as ``run`` does."""
+        try:
+            return self._exchange((pack(*arguments),))[0]
+        except redis.RedisError as error:
+            raise explain(error) from error
+
+    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        connection = self._connection()
+        try:
+            connection.send_packed_command(commands)
+            return [connection.read_response() for _ in commands]
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            connection.disconnect()
+            raise ReplyLost("the store went away before it answered") from error
+        except BaseException:
+            connection.disconnect()  # replies may still be on their way: nobody may read them as his own
+            raise
+        finally:
+            self._pool.release(connection)
+
+    def _connection(self) -> Any:
+        try:
+            return self._pool.get_connection()
+        except redis.exceptions.BusyLoadingError as error:
+            raise explain(error) from error
+        except redis.exceptions.AuthenticationError as error:
+            raise explain(error) from error
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise NotSent("the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'") from error
+
+    def close(self) -> None:
+        self._pool.disconnect()

@@ -1,0 +1,248 @@
+"""The only reader of the environment: every FLUXY_SYNC_* variable enters here, once, validated."""
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.operation import origin_of
+
+ENV_PREFIX = "FLUXY_SYNC_"
+GATEWAY_FILE = "gateway.json"  # written by `up`: how producers on this machine find its store
+KEYS_FILE = "keys"  # written by `up` on its first start
+DEFAULT_MAX_BODY_BYTES = 1024 * 1024
+LARGEST_BODY_BYTES = 64 * 1024 * 1024
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_STORE_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+
+Durability = Literal["always", "everysec", "waitaof"]
+
+
+def default_data_dir() -> Path:
+    """The user's state directory, as platformdirs finds it."""
+    return Path(platformdirs.user_state_dir("fluxy-sync"))
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """``FLUXY_SYNC_<NAME>_FILE`` names a file that holds the value of ``FLUXY_SYNC_<NAME>``."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = f"{ENV_PREFIX}{field_name.upper()}"
+        path = os.environ.get(f"{variable}_FILE")
+        if path is None:
+            return None, field_name, False
+        if variable in os.environ:
+            raise ConfigError(f"both {variable} and {variable}_FILE are set; unset one of them")
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ConfigError(f"{variable}_FILE: {path} can't be read ({reason})") from error
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """All settings, validated. Durations are seconds, sizes bytes. Secrets are masked in ``repr``."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    redis_url: SecretStr | None = None
+    broker_url: SecretStr | None = None
+    upstream: str | None = None
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    probe_url: str | None = None
+    probe_expect: str | None = None
+    probe_interval_s: float = Field(default=15.0, gt=0)
+    keys: SecretStr | None = None
+    namespace: str = "fluxy"
+    node: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9_.-]{1,200}$")
+    worker_concurrency: int = Field(default=2, ge=1, le=1024)
+    imports: Annotated[tuple[str, ...], NoDecode] = ()
+    max_pending: int = Field(default=0, ge=0)
+    max_bytes: int = Field(default=0, ge=0)
+    max_body_bytes: int = Field(default=DEFAULT_MAX_BODY_BYTES, ge=1, le=LARGEST_BODY_BYTES)
+    durability: Durability = "always"
+    accept_unsealed: bool = False
+    auth_bearer: SecretStr | None = None
+    connect_timeout_s: float = Field(default=5.0, gt=0)
+    read_timeout_s: float = Field(default=25.0, gt=0)
+    total_timeout_s: float = Field(default=30.0, gt=0)
+    data_dir: Path = Field(default_factory=default_data_dir)
+    dashboard_port: int = Field(default=5555, ge=0, le=65535)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, SecretFiles(settings_cls)
+
+    @field_validator("allowed_origins", "imports", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("namespace")
+    @classmethod
+    def _check_namespace(cls, value: str) -> str:
+        if not _NAMESPACE.fullmatch(value):
+            raise ValueError("use 1 to 64 letters, digits, '.', '_' or '-'")
+        return value
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _check_store_url(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
+        if value is not None and info.field_name == "redis_url":
+            scheme = value.get_secret_value().partition("://")[0]
+            if scheme not in _STORE_SCHEMES:
+                raise ValueError("use redis://, rediss://, sentinel:// or unix://")
+        return value
+
+    @field_validator("upstream")
+    @classmethod
+    def _check_upstream(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        origin_of(parts)
+        if parts.username or parts.query or parts.fragment:
+            raise ValueError("a base URL has no user, query or fragment; credentials belong into FLUXY_SYNC_AUTH_*")
+        return value.rstrip("/")
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(origin_of(url) for url in value)
+
+    @field_validator("probe_url")
+    @classmethod
+    def _check_probe_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme == "tcp":
+                if not parts.hostname or not parts.port:
+                    raise ValueError("tcp:// needs a host and a port")
+            else:
+                origin_of(parts)
+        return value
+
+    @model_validator(mode="after")
+    def _check_deadlines(self) -> "Settings":
+        if self.total_timeout_s < self.connect_timeout_s:
+            raise ValueError("FLUXY_SYNC_TOTAL_TIMEOUT_S must not be shorter than FLUXY_SYNC_CONNECT_TIMEOUT_S")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded store under ``data_dir`` is used."""
+        return self.redis_url is None
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Where this machine's workers keep their lock files."""
+        return self.data_dir / "run" / self.namespace
+
+    @property
+    def queue_name(self) -> str:
+        """The Celery queue in which wake tokens wait."""
+        return f"{self.namespace}.sync"
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL, its password included: never log it.
+
+        Raises:
+            StorageUnavailable: the embedded store isn't running.
+        """
+        if self.redis_url is None:
+            raise StorageUnavailable(
+                f"no store is running under {self.data_dir}: start one with 'fluxy-sync up', or set FLUXY_SYNC_REDIS_URL; "
+                "nothing was accepted"
+            )
+        return self.redis_url.get_secret_value()
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL for Celery: the store's, unless another is set."""
+        url = self.broker_url.get_secret_value() if self.broker_url else self.store_url
+        return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
+
+    @property
+    def key_texts(self) -> tuple[str, ...]:
+        """The ring's keys as base64url text, the sealing key first; empty if none is set."""
+        return tuple(self.keys.get_secret_value().replace(",", " ").split()) if self.keys else ()
+
+    @property
+    def upstream_url(self) -> str:
+        """The upstream's base URL, without a slash at its end.
+
+        Raises:
+            ConfigError: it isn't set.
+        """
+        if self.upstream is None:
+            raise ConfigError("FLUXY_SYNC_UPSTREAM isn't set; set it to the server's base URL, e.g. https://api.example.com")
+        return self.upstream
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; without FLUXY_SYNC_REDIS_URL, what `up` left under the data directory fills the gaps.
+
+    Raises:
+        ConfigError: a value is missing or wrong; the message names the variable.
+    """
+    settings = _build(overrides)
+    if settings.redis_url is not None:
+        return settings
+    found = _gateway_of(settings.data_dir)
+    return _build({**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **overrides})
+
+
+def _build(values: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"][:1]).upper()
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{ENV_PREFIX}{name}: {reason}" if name else reason) from None
+
+
+def _gateway_of(data_dir: Path) -> dict[str, Any]:
+    """What a gateway under ``data_dir`` told: its store, namespace and upstream, and its keys."""
+    found: dict[str, Any] = {}
+    try:
+        found = json.loads((data_dir / GATEWAY_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{data_dir / GATEWAY_FILE} can't be read; start the gateway again with 'fluxy-sync up'") from error
+    try:
+        found["keys"] = (data_dir / KEYS_FILE).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ConfigError(f"{data_dir / KEYS_FILE} can't be read; run as the gateway's user") from error
+    return found
+
+
