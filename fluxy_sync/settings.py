@@ -201,7 +201,9 @@ class Settings(BaseSettings):
             ConfigError: it isn't set.
         """
         if self.upstream is None:
-            raise ConfigError("FLUXY_SYNC_UPSTREAM isn't set; set it to the server's base URL, e.g. https://api.example.com")
+            raise ConfigError(
+                "FLUXY_SYNC_UPSTREAM isn't set; set it to the server's base URL, e.g. https://api.example.com"
+            )
         return self.upstream
 
 
@@ -236,7 +238,9 @@ def _gateway_of(data_dir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{data_dir / GATEWAY_FILE} can't be read; start the gateway again with 'fluxy-sync up'") from error
+        raise ConfigError(
+            f"{data_dir / GATEWAY_FILE} can't be read; start the gateway again with 'fluxy-sync up'"
+        ) from error
     try:
         found["keys"] = (data_dir / KEYS_FILE).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -244,5 +248,3 @@ def _gateway_of(data_dir: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{data_dir / KEYS_FILE} can't be read; run as the gateway's user") from error
     return found
-
-

@@ -296,9 +296,7 @@ class Supervisor:
                 self._start(child)
 
     def _patience(self, timeout: float | None) -> float | None:
-        waiting = (
-            [] if self._stopping else [child.due_at for child in self._children if child.process is None]
-        )
+        waiting = [] if self._stopping else [child.due_at for child in self._children if child.process is None]
         waits = [max(0.0, due_at - time.monotonic()) for due_at in waiting]
         return min([*waits, *([] if timeout is None else [timeout])], default=None)
 

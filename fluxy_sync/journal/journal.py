@@ -26,6 +26,7 @@ DURABLE_TIME_S = 2.0
 
 SCRIPTS = (
     "append", "claim", "settle", "release", "renew", "reclaim", "cancel", "find", "gate", "wake", "tick", "probe", "snapshot",
+    "bury",
 )  # fmt: skip
 
 Verdict = Literal["delivered", "retry", "wait", "hold", "dead"]
@@ -98,6 +99,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
     retried_total: int
     dead_total: int
     cancelled_total: int
+    offline: int
 
 
 def _ms(seconds: float) -> int:
@@ -118,7 +120,9 @@ class Journal:
     Raises, from every method: StorageUnavailable where the store is down or refuses.
     """
 
-    def __init__(self, store: Store, namespace: str, *, max_pending: int = 0, max_bytes: int = 0, waitaof: bool = False) -> None:
+    def __init__(
+        self, store: Store, namespace: str, *, max_pending: int = 0, max_bytes: int = 0, waitaof: bool = False
+    ) -> None:
         self.store = store
         self.keys = Keys(namespace)
         self._scripts = {name: Script(name, self.keys.fixed) for name in SCRIPTS}
@@ -194,17 +198,20 @@ class Journal:
 
     # --- delivering
 
-    def claim(self, holder: str, *, most: int = RUN_OPERATIONS, length_s: float = CLAIM_S) -> Claim | Idle:
+    def claim(
+        self, holder: str, *, most: int = RUN_OPERATIONS, length_s: float = CLAIM_S, drop_wake: bool = False
+    ) -> Claim | Idle:
         """Take the lane that has been due longest, with a run of its first operations.
 
         Args:
             holder: ``'<incarnation> <pid>'``.
             most: operations in the run.
             length_s: the claim's length.
+            drop_wake: the caller was woken by a token, which is used up now.
         """
         answer = self._run(
             "claim", holder, _ms(length_s), most, RUN_BYTES, self.keys.lane_prefix, TAKEOVERS_UNTIL_DEAD, _ms(WAKE_S),
-            os.urandom(8).hex(),
+            os.urandom(8).hex(), int(drop_wake),
         )  # fmt: skip
         if answer[0] == b"none":
             return Idle(_text(answer[1]), _seconds(answer[2]))
@@ -271,6 +278,10 @@ class Journal:
         claims = self.store.command("HVALS", self.keys.claims)
         holders = (claim.decode().split(" ", 2)[2].split(" ") for claim in claims)
         return {(incarnation, int(pid)) for incarnation, pid in holders if incarnation != "-"}
+
+    def bury(self, new: NewRecord, reason: str) -> None:
+        """Keep an operation that isn't accepted as a dead letter."""
+        self._run("bury", new.lane, record.pack_id(new.id), reason, new.sealed)
 
     # --- one operation
 

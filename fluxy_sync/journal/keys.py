@@ -43,7 +43,6 @@ class Keys(msgspec.Struct, frozen=True):
     def fixed(self) -> tuple[str, ...]:
         """The keys that every script declares, in the order of ``lua/_prelude.lua``."""
         names = (
-            "counts ready claims retries held oldest dead dead:index gate wake events pulse "
-            "recent recent:old cancelled"
+            "counts ready claims retries held oldest dead dead:index gate wake events pulse recent recent:old cancelled"
         )
         return tuple(f"{self.prefix}{name}" for name in names.split())

@@ -31,6 +31,7 @@ class NewRecord(msgspec.Struct, frozen=True):
 class StoredRecord(msgspec.Struct, frozen=True):
     """A sealed operation as the journal holds it; times in milliseconds of journal time, 0 for none."""
 
+    format: int
     id: str
     flags: int
     accepted_ms: int
@@ -60,11 +61,9 @@ def parse(record: bytes) -> StoredRecord:
     """Read a stored record.
 
     Raises:
-        CorruptRecord: it isn't one of this format.
+        CorruptRecord: its clear part can't be read.
     """
     try:
-        if record[0] != FORMAT:
-            raise CorruptRecord(f"the record has format {record[0]}; this version reads format {FORMAT}")
         at = 2 + (record[1] or 16)
         operation_id, flags = unpack_id(record[1:at]), record[at]
         times = [int.from_bytes(record[at + 1 : at + 7], "big"), 0, 0]
@@ -75,7 +74,7 @@ def parse(record: bytes) -> StoredRecord:
                 at += _TIME_BYTES
     except (IndexError, ValueError) as error:
         raise CorruptRecord("the record's clear part is damaged") from error
-    return StoredRecord(operation_id, flags, *times, record[at:])
+    return StoredRecord(record[0], operation_id, flags, *times, record[at:])
 
 
 def seal_context(namespace: str, lane: str, operation_id: str) -> bytes:

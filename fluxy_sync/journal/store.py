@@ -107,7 +107,9 @@ def explain(error: redis.RedisError) -> StorageUnavailable:
     """The store's refusal in our words: what happened, what was kept, what to do."""
     text = str(error)
     if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in text:
-        return StorageUnavailable("the store's memory is full; it keeps what it has and drains; free or raise its maxmemory")
+        return StorageUnavailable(
+            "the store's memory is full; it keeps what it has and drains; free or raise its maxmemory"
+        )
     if isinstance(error, redis.exceptions.ReadOnlyError):
         return StorageUnavailable("the store is read-only (a replica?); point FLUXY_SYNC_REDIS_URL at its master")
     if "MISCONF" in text:
@@ -181,7 +183,9 @@ class Store:
         except redis.exceptions.AuthenticationError as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise NotSent("the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'") from error
+            raise NotSent(
+                "the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'"
+            ) from error
 
     def close(self) -> None:
         self._pool.disconnect()

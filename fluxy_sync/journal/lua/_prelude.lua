@@ -51,9 +51,13 @@ local function parse(record)
   if length == 0 then length = 16 end
   local at = 3 + length
   local head = { id = string.sub(record, 2, at - 1), flags = string.byte(record, at), due = 0 }
+  if #record < at + 6 then -- damaged: even its clear part can't be read
+    head.flags, head.accepted, head.broken = 0, book.now, true
+    return head
+  end
   head.accepted = struct.unpack('>I6', record, at + 1)
   at = at + 7
-  if head.flags % 2 >= 1 then head.due = struct.unpack('>I6', record, at); at = at + 6 end
+  if head.flags % 2 >= 1 and #record >= at + 5 then head.due = struct.unpack('>I6', record, at); at = at + 6 end
   head.cancelled = head.flags % 8 >= FLAG_CANCELLED
   return head
 end

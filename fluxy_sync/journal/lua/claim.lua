@@ -4,7 +4,7 @@
 -- with the same hash tag, so that it stays in the slot of the declared keys.
 -- ARGV[1] holder ('<incarnation> <pid>')   [2] the claim's length, ms   [3] most operations   [4] most bytes
 -- ARGV[5] prefix of the lanes' keys   [6] takeovers that kill the head   [7] wake's time to live, ms
--- ARGV[8] an epoch, used if the journal has none yet   [9] milliseconds for which a coming lane may be waited
+-- ARGV[8] an epoch, used if the journal has none yet   [9] '1' from a flush that starts: its wake token is used up
 -- Returns {'none', gate, ms until a lane comes due or -1}
 --      or {'run', lane, fence, the claim's length ms, retries of the head, call a helper 0|1, journal ms, epoch, record...}
 local holder, length_ms, most, most_bytes, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
@@ -21,8 +21,8 @@ local function take()
     if score > book.now then return nil, score - book.now end
     local key, claim = prefix .. lane, claim_of(lane)
     local head, takeovers = head_of(lane, key), claim and claim.takeovers + 1 or 0
-    if head and takeovers >= poison then
-      bury(lane, head, 'killed its worker', retries_of(lane, head.id), '')
+    if head and (head.broken or takeovers >= poison) then
+      bury(lane, head, head.broken and 'corrupt' or 'killed-its-worker', retries_of(lane, head.id), '')
       redis.call('LPOP', key)
       buried = true
       head, takeovers = advance(lane, key), 0
@@ -33,6 +33,7 @@ local function take()
   return nil, 0
 end
 
+if ARGV[9] == '1' then redis.call('DEL', WAKE) end
 local state, opens_in = gate()
 if state ~= 'open' then return { 'none', state, -1 } end
 if opens_in > 0 then return { 'none', state, opens_in } end
@@ -56,7 +57,7 @@ while whole and at < most and bytes < most_bytes do
   if #records == 0 then break end
   for _, record in ipairs(records) do
     local next_head = parse(record)
-    if next_head.due > book.now then whole = false; break end
+    if next_head.broken or next_head.due > book.now then whole = false; break end
     if not next_head.cancelled then
       answer[#answer + 1] = record
       bytes = bytes + #record

@@ -51,13 +51,13 @@ local function pop_head()
     redis.call('HSET', COUNTS, 'last_delivered', int(book.now))
   end
   redis.call('LPOP', key)
-  append_followers()
   head = advance(lane, key)
   if claim.takeovers > 0 then write_claim(lane, fence, 0, claim.holder) end
 end
 
 local kept = false
 if status == 'ok' then
+  append_followers()
   if verdict == 'retry' then
     bump('retried_total', 1)
     keep_head_waiting(retries_of(lane, id) + 1)

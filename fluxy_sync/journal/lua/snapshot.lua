@@ -2,7 +2,7 @@
 -- snapshot: the counts and what is exact only now.
 -- ARGV[1] prefix of the lanes' keys (only lanes of declared hashes are read; see claim)
 -- Returns {pending, syncing, claimed, retrying, held, dead, bytes, lanes, oldest age ms (-1: none), gate, since (wall ms, 0: unknown),
---          reason or '', delivered_total, rev, retried_total, dead_total, cancelled_total}
+--          reason or '', delivered_total, rev, retried_total, dead_total, cancelled_total, offline 0|1}
 local prefix = ARGV[1]
 local syncing, claims = 0, redis.call('HGETALL', CLAIMS)
 for i = 1, #claims, 2 do
@@ -30,4 +30,5 @@ since = since or redis.call('HGET', GATE, 'since') or 0
 return {
   book.pending, syncing, syncing, retrying, held, total(1), book.bytes, redis.call('ZCARD', OLDEST), oldest, state,
   tonumber(since), reason or '', total(2), book.rev, total(3), total(4), total(5),
+  redis.call('HEXISTS', GATE, 'offline'),
 }

@@ -1,0 +1,260 @@
+"""The Celery app: ``create_app(settings)``, ``install(app)`` for a user's own, and the default app with its schedule."""
+
+import functools
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from celery.app.control import Control
+
+from fluxy_sync import steward
+from fluxy_sync.beat import make_watch
+from fluxy_sync.engine import Engine
+from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.operation import SYNC_OP
+from fluxy_sync.sealing import CONTENT_TYPE, register_vault
+from fluxy_sync.settings import Settings, load_settings
+from fluxy_sync.tasks import CHECK_CONNECTIVITY, FLUSH, HttpTask, SyncTask, send
+
+logger = logging.getLogger(__name__)
+
+NO_BROKER = "memory://"  # until a gateway runs: publishing wakes nobody, and nothing is accepted anyway
+SOCKET_OPTIONS = {
+    "socket_timeout": 10.0,
+    "socket_connect_timeout": 2.0,
+    "socket_keepalive": True,
+    # For publishing only: a producer never waits for a broker, the next tick comes.
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0,
+    "interval_max": 0,
+}
+
+
+def create_app(settings: Settings | None = None) -> Celery:
+    """A Celery app of our own: everything that it sends or keeps is sealed.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+    """
+    loaded = settings or load_settings()
+    engine = Engine(loaded, reload=None if settings else load_settings)
+    app = Celery("fluxy_sync", set_as_current=False)
+    app.conf.update(
+        broker_transport_options=SOCKET_OPTIONS,
+        broker_connection_retry_on_startup=True,
+        result_backend_transport_options=SOCKET_OPTIONS,
+        redis_socket_timeout=10.0,
+        redis_socket_connect_timeout=2.0,
+        result_expires=86400,
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=True,
+        task_default_queue=f"{loaded.namespace}.tasks",
+        worker_concurrency=loaded.worker_concurrency,
+        beat_scheduler="fluxy_sync.beat:Scheduler",
+        beat_schedule={
+            "fluxy-sync-check": {"task": CHECK_CONNECTIVITY, "schedule": 1.0, "options": {"expires": 5}},
+        },
+    )
+    install(app, engine=engine)
+    if loaded.redis_url is not None:
+        _use_store(app, engine)
+    else:
+        app.conf.broker_url = NO_BROKER
+    for module in loaded.imports:
+        _import(module)
+    return app
+
+
+def _use_store(app: Celery, engine: Engine) -> None:
+    settings = engine.settings
+    app.conf.broker_url = settings.broker
+    app.conf.result_backend = _result_backend(settings)
+    if settings.key_texts:
+        seal_everything(app, engine)
+
+
+def _result_backend(settings: Settings) -> str:
+    url = settings.store_url
+    return settings.broker.replace("redis+socket://", "socket://", 1) if url.startswith("unix://") else url
+
+
+def seal_everything(app: Celery, engine: Engine) -> None:
+    """Make the sealed serializer the app's own, for messages and results."""
+    name = register_vault(engine.vault, engine.settings.namespace)
+    app.conf.update(
+        task_serializer=name,
+        result_serializer=name,
+        accept_content=[CONTENT_TYPE],
+        result_accept_content=[CONTENT_TYPE],
+    )
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"FLUXY_SYNC_IMPORTS: {module} can't be imported ({error})") from error
+
+
+def install(app: Celery, *, settings: Settings | None = None, engine: Engine | None = None) -> Celery:
+    """Add the engine to a Celery app: its tasks, its steward, and journalling for ``send_task`` and ``revoke``.
+
+    The app's other tasks and its serializers stay as they are.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+    """
+    app.fluxy_engine = engine or Engine(settings or load_settings(), reload=None if settings else load_settings)
+    namespace = app.fluxy_engine.settings.namespace
+    register_tasks(app)
+    app.steps["worker"].add(steward.StewardStep)
+    app.send_task = functools.partial(_send_task, app, app.send_task)
+    app.control_cls = SyncControl
+    app.__dict__.pop("control", None)
+    app.conf.task_routes = _with_route(app.conf.task_routes, {FLUSH: {"queue": f"{namespace}.sync"}})
+    if engine is None and app.fluxy_engine.settings.key_texts:
+        register_vault(app.fluxy_engine.vault, namespace)
+        accepted = set(app.conf.accept_content or ()) | {CONTENT_TYPE}
+        app.conf.accept_content = sorted(accepted)
+    return app
+
+
+def _with_route(routes: Any, ours: dict[str, Any]) -> list[Any]:
+    kept = [routes] if isinstance(routes, dict) else list(routes or ())
+    return [ours, *kept]
+
+
+def register_tasks(app: Celery) -> None:
+    """sync_op, flush and check_connectivity."""
+
+    @app.task(name=SYNC_OP, base=HttpTask, bind=True, shared=False)
+    def sync_op(self: HttpTask, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+        """Deliver one HTTP request to the upstream, durably and in the order of its lane."""
+        return send(self, method, path, body, headers)
+
+    @app.task(name=FLUSH, bind=True, shared=False, ignore_result=True, acks_late=False)
+    def flush(self: Any) -> None:
+        """Claim lanes one after another and deliver their operations in order."""
+        try:
+            app.fluxy_runtime.flush(self.request.hostname)
+        except StorageUnavailable as error:
+            logger.error("A flush ended early: %s; claims come due by themselves.", error)
+
+    @app.task(name=CHECK_CONNECTIVITY, shared=False, ignore_result=True)
+    def check_connectivity() -> None:
+        """Tick the journal, and probe the upstream when that is due. Our beat runs it in its own process."""
+        watch = app.__dict__.get("fluxy_watch") or app.__dict__.setdefault(
+            "fluxy_watch", make_watch(app, "beat", "beat")
+        )
+        watch.check()
+
+
+def _send_task(app: Celery, original: Any, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    """``send_task`` doesn't go through ``Task.apply_async``: a SyncTask must."""
+    task = app.tasks.get(name)
+    if isinstance(task, SyncTask) and "task_type" not in options:
+        return task.apply_async(args, kwargs, **options)
+    return original(name, args, kwargs, **options)
+
+
+class SyncControl(Control):
+    """``revoke`` cancels in the journal what waits there."""
+
+    def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
+        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        left = [one for one in ids if not cancel_anywhere(self.app, one)]
+        return super().revoke(left[0] if len(left) == 1 else left, *args, **kwargs) if left else None
+
+
+def cancel_anywhere(app: Celery, operation_id: str, lane: str | None = None) -> bool:
+    """Cancel an operation on its lane, or on whichever holds it; True where it was waiting there.
+
+    Raises:
+        StorageUnavailable: the store can't be reached; nothing changed.
+    """
+    engine: Engine = app.fluxy_engine
+    for candidate in [lane] if lane is not None else engine.journal.lanes():
+        status, record = engine.journal.cancel(candidate, operation_id)
+        if status == "cancelled":
+            _mark_revoked(app, engine, candidate, record)
+        if status != "absent":
+            return status == "cancelled"
+    return False
+
+
+def _mark_revoked(app: Celery, engine: Engine, lane: str, record: bytes) -> None:
+    """Where results are kept, the state becomes REVOKED."""
+    stored = engine.journal.parse(record)
+    try:
+        operation = engine.open(stored, lane)
+    except FluxySyncError:
+        return  # it can't be opened here, so nobody waits for its result here
+    task = app.tasks.get(operation.task)
+    if task is not None and ('"ignore_result": false' in operation.options or not task.ignore_result):
+        task.backend.mark_as_revoked(stored.id, reason="cancelled", store_result=True)
+
+
+@functools.cache
+def default_app() -> Celery:
+    """The default app, made on first use from the environment.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    return create_app()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return app_or_exit()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def app_or_exit() -> Celery:
+    """The default app for a command that serves it: what is missing is said in one sentence, with exit code 2."""
+    try:
+        app = default_app()
+        settings = app.fluxy_engine.settings
+        _ = settings.store_url, app.fluxy_engine.vault, settings.upstream_url
+    except (ConfigError, StorageUnavailable) as error:
+        print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
+        raise SystemExit(2) from None
+    return app
+
+
+def celery_arguments(role: str, settings: Settings) -> list[str]:
+    """The arguments that Celery's command line takes for a role: worker, beat or flower."""
+    if role == "worker":
+        queues = f"{settings.queue_name},{settings.namespace}.tasks"
+        return [
+            "worker",
+            "-n",
+            f"sync@{settings.node}",
+            "-Q",
+            queues,
+            "--without-mingle",
+            "--without-gossip",
+            "-l",
+            "INFO",
+        ]
+    return [role, "-l", "INFO"] if role == "beat" else [role]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve one role of a gateway: ``python -m fluxy_sync.app worker|beat|flower [Celery's own options]``."""
+    role, *rest = sys.argv[1:] if arguments is None else arguments
+    app = app_or_exit()
+    app.start([*celery_arguments(role, app.fluxy_engine.settings), *rest])
+
+
+if __name__ == "__main__":
+    # Run as a script this module is __main__, and Celery would import it a second time.
+    from fluxy_sync.app import main as serve
+
+    serve(sys.argv[1:] or ["worker"])

@@ -1,0 +1,258 @@
+"""The link: probes the upstream and sets the gate."""
+
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+import requests
+import urllib3
+
+from fluxy_sync.delivery import (
+    ANSWER_BYTES,
+    REDIRECTS,
+    DeadlinePassed,
+    Flight,
+    GuardedAdapter,
+    boottime,
+    flying,
+    judge_error,
+)
+from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.journal import Journal, Tick
+from fluxy_sync.operation import origin_of
+from fluxy_sync.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+OFFLINE_PROBE_S = 1.0
+WRONG_ANSWER_CAP_S = 30.0
+OPENING_JITTER_S = 0.3
+IDLE_FAILURES = 2  # an idle probe must fail this often before the gate closes
+BEAT_SILENCE_S = 5.0
+PROBE_ANSWER_S = 5.0  # beyond the connect timeout
+
+
+class ProbeResult(msgspec.Struct, frozen=True):
+    """``connected`` without ``online`` means a wrong answer: the link is there, the upstream isn't itself."""
+
+    online: bool
+    connected: bool
+    reason: str
+
+
+class Expectation(msgspec.Struct, frozen=True):
+    """What PROBE_EXPECT asks of the answer."""
+
+    kind: Literal["any", "status", "header", "body"] = "any"
+    name: str = ""
+    value: str = ""
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Expectation":
+        """Read ``status=204``, ``header=Name: value`` or ``body=text``.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        if text is None:
+            return cls()
+        kind, _, rest = text.partition("=")
+        if kind == "status" and rest.isdecimal():
+            return cls("status", value=rest)
+        if kind == "body" and rest:
+            return cls("body", value=rest)
+        name, colon, value = rest.partition(":")
+        if kind == "header" and colon and name.strip():
+            return cls("header", name.strip(), value.strip())
+        raise ConfigError("FLUXY_SYNC_PROBE_EXPECT: use status=204, header=Name: value or body=text")
+
+    def accepts(self, status: int, headers: "requests.structures.CaseInsensitiveDict[str]", body: bytes) -> bool:
+        if self.kind == "status":
+            return status == int(self.value)
+        if self.kind == "header":
+            return headers.get(self.name, "").strip() == self.value
+        if self.kind == "body":
+            return self.value.encode() in body
+        return status < 500
+
+
+class Probe:
+    """Asks whether the upstream answers, over a kept-alive connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.probe_url or f"{settings.upstream_url}/"
+        self._expect = Expectation.parse(settings.probe_expect)
+        self._connect_timeout_s = settings.connect_timeout_s
+        self._adapter = GuardedAdapter(max_retries=0)
+
+    def ask(self) -> ProbeResult:
+        """Probe once; never raises for what the network does."""
+        return self._ask_tcp() if self._url.startswith("tcp://") else self._ask_http()
+
+    def _ask_tcp(self) -> ProbeResult:
+        parts = urlsplit(self._url)
+        try:
+            socket.create_connection((parts.hostname, parts.port), timeout=self._connect_timeout_s).close()
+        except OSError:
+            return ProbeResult(False, False, "refused")
+        return ProbeResult(True, True, "connected")
+
+    def _ask_http(self) -> ProbeResult:
+        flight = Flight(claim_ends=float("inf"), deadline=boottime() + self._connect_timeout_s + PROBE_ANSWER_S)
+        try:
+            with flying(flight):
+                response = self._adapter.send(
+                    self._request(), stream=True, timeout=(self._connect_timeout_s, PROBE_ANSWER_S), verify=True
+                )
+                with response:
+                    body = response.raw.read(ANSWER_BYTES, decode_content=False)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, DeadlinePassed, OSError) as error:
+            return ProbeResult(False, False, judge_error(error).reason)
+        return self._judge(response, body)
+
+    def _request(self) -> requests.PreparedRequest:
+        # A body can only be looked at where one is sent.
+        method = "GET" if self._expect.kind == "body" else "HEAD"
+        headers = {"User-Agent": "fluxy-sync", "Accept-Encoding": "identity"}
+        return requests.Request(method, self._url, headers=headers).prepare()
+
+    def _judge(self, response: requests.Response, body: bytes) -> ProbeResult:
+        location = response.headers.get("Location") if response.status_code in REDIRECTS else None
+        if location is not None and not self._same_origin(location):
+            return ProbeResult(False, True, "captive-portal")
+        if self._expect.accepts(response.status_code, response.headers, body):
+            return ProbeResult(True, True, str(response.status_code))
+        return ProbeResult(False, True, f"wrong-answer-{response.status_code}")
+
+    def _same_origin(self, location: str) -> bool:
+        try:
+            return origin_of(urljoin(self._url, location)) == origin_of(self._url)
+        except ValueError:
+            return False
+
+    def close(self) -> None:
+        self._adapter.close()
+
+
+class Link:
+    """Sets the gate from what probes and deliveries find; tells the consumers where that changed it.
+
+    Args:
+        announce: called with 'pause' or 'resume' after a change; an optimisation that may fail silently.
+    """
+
+    def __init__(self, journal: Journal, probe: Probe, announce: Callable[[str], None]) -> None:
+        self._journal = journal
+        self._probe = probe
+        self._announce = announce
+
+    def recheck(self) -> ProbeResult:
+        """A delivery could not connect: probe at once, and close the gate if that fails too."""
+        result = self._probe.ask()
+        if not result.online:
+            self.close(result.reason)
+        return result
+
+    def probe(self) -> ProbeResult:
+        return self._probe.ask()
+
+    def close(self, reason: str) -> None:
+        """The link is down."""
+        if self._journal.close_gate("offline", reason):
+            logger.warning("The upstream is unreachable (%s): deliveries pause, everything queued is kept.", reason)
+            self._announce("pause")
+
+    def open(self) -> None:
+        """The link is back; claims begin within the jitter, so that many gateways don't return at once."""
+        if self._journal.open_gate("offline", opens_in_s=random.uniform(0, OPENING_JITTER_S)):
+            logger.info("The upstream answers again: deliveries go on.")
+            self._announce("resume")
+
+
+class Watch:
+    """The connectivity check: tick the journal, wake a worker where a lane is due, and probe when that is due.
+
+    Args:
+        wake: publishes a token where the queue is empty.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        link: Link,
+        *,
+        role: Literal["beat", "steward"],
+        name: str,
+        interval_s: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self._journal, self._link, self._role, self._name = journal, link, role, name
+        self._interval_s = interval_s
+        self._wake = wake
+        self._prober: threading.Thread | None = None
+        self._next_probe = 0.0
+        self._failures = 0
+        self._wrong_answers = 0
+        self._forget_wake = role == "steward"
+
+    def tick(self) -> Tick:
+        """The part that every steward does each second, too."""
+        tick = self._journal.tick(self._role, self._name, forget_wake=self._forget_wake)
+        self._forget_wake = False
+        return tick
+
+    def check(self, tick: Tick | None = None) -> Tick:
+        """The whole check. The tick comes first and needs no lock: slow DNS must not delay it."""
+        tick = tick or self.tick()
+        if tick.wants_token:
+            self._wake()
+        if self._probe_is_due(tick):
+            self._prober = threading.Thread(target=self._probe, args=(tick,), name="fluxy-probe", daemon=True)
+            self._prober.start()
+        return tick
+
+    def _probe_is_due(self, tick: Tick) -> bool:
+        if self._prober is not None and self._prober.is_alive():
+            return False
+        if tick.gate == "open" and self._failures == 0:
+            delivered = tick.delivered_ago_s
+            if delivered is not None and delivered < self._interval_s:
+                self._next_probe = 0.0
+                return False
+        return time.monotonic() >= self._next_probe
+
+    def _pause_s(self, gate: str) -> float:
+        if self._wrong_answers:
+            return min(OFFLINE_PROBE_S * 2.0 ** (self._wrong_answers - 1), WRONG_ANSWER_CAP_S)
+        return OFFLINE_PROBE_S if gate == "offline" or self._failures else self._interval_s
+
+    def _probe(self, tick: Tick) -> None:
+        pause_s = self._pause_s(tick.gate)
+        # A little less than the pause: the next look comes a tick later, not a tick and a hair.
+        self._next_probe = time.monotonic() + pause_s - 0.1
+        try:
+            if self._journal.win_probe(pause_s - 0.1):
+                self._judge(self._link.probe(), was_open=tick.gate != "offline")
+        except StorageUnavailable as error:
+            logger.warning("The upstream was not probed: %s", error)
+
+    def _judge(self, result: ProbeResult, *, was_open: bool) -> None:
+        self._wrong_answers = self._wrong_answers + 1 if result.connected and not result.online else 0
+        if result.online:
+            self._failures = 0
+            self._link.open()
+            tick = self._journal.tick(self._role, self._name)
+            if tick.wants_token:
+                self._wake()
+            return
+        self._failures += 1
+        self._next_probe = min(self._next_probe, time.monotonic() + self._pause_s("offline") - 0.1)
+        if not was_open or self._failures >= IDLE_FAILURES:
+            self._link.close(result.reason)

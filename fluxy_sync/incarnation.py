@@ -1,0 +1,93 @@
+"""Who a worker is on this machine, and which earlier ones are dead."""
+
+import fcntl
+import mmap
+import os
+import uuid
+from pathlib import Path
+from typing import IO
+
+from fluxy_sync.errors import ConfigError
+
+_DOOR, _CLOSING = 0, 1
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """Open and lock a file for this process and the children that it forks; None where somebody holds it."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+class Incarnation:
+    """One life of one worker: a UUID whose file stays locked as long as any of its processes lives.
+
+    Made before the pool forks, so that the children inherit the lock, and the flags that the parent shows them.
+
+    Raises:
+        ConfigError: a worker of this node name lives already on this machine.
+    """
+
+    def __init__(self, runtime_dir: Path, node: str) -> None:
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._dir = runtime_dir
+        self.id = uuid.uuid4().hex
+        node_lock = _lock(runtime_dir / f"{node}.node")
+        if node_lock is None:
+            raise ConfigError(
+                f"a worker named {node} is running on this machine already; stop it, or set another FLUXY_SYNC_NODE"
+            )
+        self._node_lock = node_lock
+        own = _lock(self._path(self.id))
+        assert own is not None  # a fresh UUID's file is nobody else's
+        self._own_lock = own
+        self._flags = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def _path(self, incarnation: str) -> Path:
+        return self._dir / f"{incarnation}.worker"
+
+    @property
+    def holder(self) -> str:
+        """This process as the holder of claims."""
+        return f"{self.id} {os.getpid()}"
+
+    @property
+    def door_closed(self) -> bool:
+        """Whether this worker can't reach the upstream, whatever the gate says."""
+        return self._flags[_DOOR] == 1
+
+    @door_closed.setter
+    def door_closed(self, closed: bool) -> None:
+        self._flags[_DOOR] = int(closed)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the worker is shutting down. Set from a signal handler: no more than a byte in memory."""
+        return self._flags[_CLOSING] == 1
+
+    @closing.setter
+    def closing(self, closing: bool) -> None:
+        self._flags[_CLOSING] = int(closing)
+
+    def dead_ones(self) -> list[str]:
+        """Earlier incarnations on this machine of which no process lives."""
+        dead = []
+        for path in self._dir.glob("*.worker"):
+            if path.stem != self.id and (file := _lock(path)) is not None:
+                file.close()
+                dead.append(path.stem)
+        return dead
+
+    def forget(self, incarnation: str) -> None:
+        """Its claims were given up: its file isn't needed any more."""
+        self._path(incarnation).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """The worker ends in order: it leaves nothing to clean up."""
+        self._path(self.id).unlink(missing_ok=True)
+        self._own_lock.close()
+        self._node_lock.close()

@@ -1,0 +1,49 @@
+"""Whether the store keeps what it accepts, as FLUXY_SYNC_DURABILITY asks."""
+
+from typing import Any
+
+import redis
+
+from fluxy_sync.errors import ConfigError
+from fluxy_sync.journal.store import NotSent, Store, explain
+
+RECORD_SHARE = 0.6  # of maxmemory for records: beside it, 10 % for the broker, the rest for indexes and buffers
+_FIX = "set it in the store's configuration (see deploy/redis.conf), or choose another FLUXY_SYNC_DURABILITY"
+
+
+def check_durability(store: Store, durability: str) -> None:
+    """Compare the store's settings with what was asked for.
+
+    Raises:
+        ConfigError: the store would lose what it accepts.
+        StorageUnavailable: it can't be asked.
+    """
+    try:
+        found: dict[str, Any] = store.client.config_get("appendonly", "appendfsync", "maxmemory-policy")
+    except redis.exceptions.NoPermissionError:
+        return  # an ACL hides the settings; `doctor` says so
+    except redis.exceptions.ResponseError as error:
+        raise explain(error) from error
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        raise NotSent("the store can't be reached; is it running? see 'fluxy-sync up'") from error
+    settings = {_text(name): _text(value) for name, value in found.items()}
+    if settings.get("appendonly") != "yes":
+        raise ConfigError(f"the store has 'appendonly no': it would lose everything at a restart; {_FIX}")
+    if durability == "always" and settings.get("appendfsync") != "always":
+        raise ConfigError(f"the store has 'appendfsync {settings.get('appendfsync')}', not 'always'; {_FIX}")
+    if durability == "everysec" and settings.get("appendfsync") == "no":
+        raise ConfigError(f"the store has 'appendfsync no'; {_FIX}")
+    if settings.get("maxmemory-policy", "noeviction") != "noeviction":
+        raise ConfigError(
+            f"the store has 'maxmemory-policy {settings['maxmemory-policy']}': it would evict operations; {_FIX}"
+        )
+
+
+def default_max_bytes(store: Store) -> int:
+    """MAX_BYTES derived from the store's maxmemory; 0 where that has no bound."""
+    info: Any = store.client.info("memory")
+    return int(int(info.get("maxmemory", 0)) * RECORD_SHARE)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,223 @@
+"""The thread beside each worker: tick, consumer, incarnation. And what its pool's processes share with it."""
+
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.worker.control import control_command, inspect_command
+
+from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Watch
+from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.flush import Flush, Keeper
+from fluxy_sync.incarnation import Incarnation
+from fluxy_sync.journal import Journal, Tick
+from fluxy_sync.tasks import queue_is_empty, wake
+
+logger = logging.getLogger(__name__)
+
+CONSUME = "fluxy_consume"
+
+
+def make_link(app: Any, journal: Journal) -> Link:
+    """The link of this process, announcing the gate's changes to all consumers of the namespace."""
+    return Link(journal, Probe(app.fluxy_engine.settings), lambda change: announce(app, change))
+
+
+def announce(app: Any, change: str) -> None:
+    """Tell every worker of the namespace to pause or resume. It may get lost: the stewards look each second."""
+    namespace = app.fluxy_engine.settings.namespace
+    try:
+        app.control.broadcast(CONSUME, arguments={"namespace": namespace, "change": change}, retry=False)
+    except (*app.connection_for_write().recoverable_connection_errors, OSError) as error:
+        logger.warning("The consumers were not told to %s (%s); they look by themselves.", change, type(error).__name__)
+
+
+def publish_if_empty(app: Any, journal: Journal) -> None:
+    """What a tick does for a due lane: one token, if none waits."""
+    try:
+        if queue_is_empty(app) and journal.win_wake():
+            wake(app)
+    except (*app.connection_for_write().recoverable_connection_errors, OSError) as error:
+        logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
+
+
+class Runtime:
+    """What the processes of one worker share: the incarnation, made before the pool forks; the rest is made in each."""
+
+    def __init__(self, app: Any, incarnation: Incarnation) -> None:
+        self.app, self.incarnation = app, incarnation
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def flush(self, hostname: str) -> int:
+        """Drain lanes for one slice, in this process."""
+        if self._pid != os.getpid():
+            # Nothing that the parent opened is of use in a child.
+            self._lock, self._pid = threading.Lock(), os.getpid()
+            journal = self.app.fluxy_engine.journal
+            self._link, self._keeper = make_link(self.app, journal), Keeper(journal)
+        return Flush(self.app, self.incarnation, self._link, self._keeper, hostname).run()
+
+
+class Steward(threading.Thread):
+    """Looks each second after what its worker owes: consumer and gate in agreement, the dead's claims, the tick."""
+
+    def __init__(self, runtime: Runtime, worker: Any) -> None:
+        super().__init__(name="fluxy-steward", daemon=True)
+        self._app, self._incarnation, self._worker = runtime.app, runtime.incarnation, worker
+        settings = self._app.fluxy_engine.settings
+        self._queue = settings.queue_name
+        self._journal: Journal = self._app.fluxy_engine.open_journal()
+        self._link = make_link(self._app, self._journal)
+        self._watch = Watch(
+            self._journal,
+            self._link,
+            role="steward",
+            name=settings.node,
+            interval_s=settings.probe_interval_s,
+            wake=lambda: publish_if_empty(self._app, self._journal),
+        )
+        self._stopped = threading.Event()
+        self._store_was_down = False
+
+    def prepare(self) -> None:
+        """Before anything is consumed: give the dead's claims up, and read the gate."""
+        self._reclaim_dead_workers()
+        if self._watch.tick().gate != "open":
+            self._app.amqp.queues.deselect(self._queue)
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            self._look()
+            self._stopped.wait(max(0.05, TICK_S - (time.monotonic() - started)))
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(timeout=5.0)
+
+    def _look(self) -> None:
+        try:
+            self._step()
+            if self._store_was_down:
+                logger.info("The store is back.")
+            self._store_was_down = False
+        except StorageUnavailable as error:
+            if not self._store_was_down:
+                logger.error("The store is away (%s); what it accepted is on its disk.", error)
+            self._store_was_down = True
+
+    def _step(self) -> None:
+        self._reclaim_dead_workers()
+        self._reclaim_dead_children()
+        self._look_through_door()
+        tick = self._watch.tick()
+        if tick.beat_age_s is None or tick.beat_age_s > BEAT_SILENCE_S:
+            self._watch.check(tick)
+        self._agree(tick)
+
+    def _agree(self, tick: Tick) -> None:
+        """Make the consumer agree with the gate: on level, as a broadcast may have been lost."""
+        consume = tick.gate == "open" and not self._incarnation.door_closed and not self._incarnation.closing
+        set_consuming(self._worker.consumer, self._queue, consume)
+
+    def _look_through_door(self) -> None:
+        """A worker that met a dead link probes for itself: the gate speaks for beat's host."""
+        if self._incarnation.door_closed and self._link.probe().online:
+            self._incarnation.door_closed = False
+            if self._watch.tick().wants_token:
+                publish_if_empty(self._app, self._journal)
+
+    def _reclaim_dead_workers(self) -> None:
+        for incarnation in self._incarnation.dead_ones():
+            count = self._journal.reclaim(incarnation)
+            self._incarnation.forget(incarnation)
+            if count:
+                logger.warning("Took %d lane(s) over from a worker that died.", count)
+
+    def _reclaim_dead_children(self) -> None:
+        own = {pid for incarnation, pid in self._journal.holders() if incarnation == self._incarnation.id}
+        alive = [pid for pid in own if _is_alive(pid)]
+        if len(alive) < len(own):
+            # With no process left alive, the parent's own id keeps the list from meaning "all of them".
+            count = self._journal.reclaim(self._incarnation.id, [*alive, os.getpid()])
+            logger.warning("Took %d lane(s) over from a pool process that died.", count)
+            if self._watch.tick().wants_token:
+                publish_if_empty(self._app, self._journal)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def set_consuming(consumer: Any, queue: str, consume: bool) -> None:
+    """Add or cancel the consumer of a queue, in the consumer's own loop, where that changes something."""
+    tasks = getattr(consumer, "task_consumer", None)
+    if tasks is None or tasks.consuming_from(queue) == consume:
+        return
+    consumer.call_soon(consumer.add_task_queue if consume else consumer.cancel_task_queue, queue)
+
+
+@control_command(name=CONSUME, args=[("namespace", str), ("change", str)], signature="<namespace> <pause|resume>")
+def _consume(state: Any, namespace: str = "", change: str = "", **_: Any) -> dict[str, str]:
+    """Pause or resume the sync consumer of a namespace; other workers ignore it."""
+    runtime: Runtime | None = getattr(state.app, "fluxy_runtime", None)
+    if runtime is None or state.app.fluxy_engine.settings.namespace != namespace:
+        return {"ok": "not of this namespace"}
+    if change == "pause" or not runtime.incarnation.door_closed:
+        set_consuming(state.consumer, state.app.fluxy_engine.settings.queue_name, change == "resume")
+    return {"ok": change}
+
+
+@inspect_command(name="fluxy")
+def _inspect(state: Any, **_: Any) -> dict[str, Any]:
+    """Counts of the journal, and how many of its operations are in flight; never a payload."""
+    try:
+        snapshot = state.app.fluxy_engine.journal.snapshot()
+    except (AttributeError, FluxySyncError) as error:
+        return {"error": type(error).__name__}
+    names = ("pending", "syncing", "retrying", "held", "dead", "gate", "delivered_total")
+    return {name: getattr(snapshot, name) for name in names}
+
+
+class StewardStep(bootsteps.StartStopStep):
+    """Celery's hook into the worker's life: the incarnation before the pool, the steward after it."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def include_if(self, worker: Any) -> bool:
+        settings = worker.app.fluxy_engine.settings
+        return settings.queue_name in worker.app.amqp.queues.consume_from
+
+    def create(self, worker: Any) -> None:
+        engine = worker.app.fluxy_engine
+        try:
+            _ = engine.vault, engine.settings.upstream_url
+            runtime = Runtime(worker.app, Incarnation(engine.settings.runtime_dir, engine.settings.node))
+        except ConfigError as error:
+            print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- the worker's last words
+            raise SystemExit(2) from None
+        worker.app.fluxy_runtime = runtime
+        # A receiver that only lives here would be collected: signals hold it weakly.
+        self._on_shutdown = lambda **_: setattr(runtime.incarnation, "closing", True)
+        signals.worker_shutting_down.connect(self._on_shutdown)
+
+    def start(self, worker: Any) -> None:
+        self._steward = Steward(worker.app.fluxy_runtime, worker)
+        self._steward.prepare()
+        self._steward.start()
+
+    def stop(self, worker: Any) -> None:
+        worker.app.fluxy_runtime.incarnation.closing = True
+        self._steward.stop()
+        worker.app.fluxy_runtime.incarnation.close()
+
+    terminate = stop

@@ -1,0 +1,361 @@
+"""SyncTask, and the tasks that ship: sync_op, flush, check_connectivity."""
+
+import contextlib
+import contextvars
+import logging
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, NoReturn
+
+from celery import Task
+from celery._state import get_current_worker_task
+from celery.exceptions import Ignore, Reject, Retry
+from kombu.utils.json import dumps
+
+from fluxy_sync.delivery import ClaimEnded, Flight, Stamp, boottime, build_request, fence_scope
+from fluxy_sync.engine import Engine
+from fluxy_sync.errors import DeliveryFailed, InvalidOperation, StorageUnavailable, Unreachable
+from fluxy_sync.journal import NewRecord
+from fluxy_sync.operation import (
+    DEFAULT_LANE,
+    SYNC_OP,
+    Operation,
+    Outcome,
+    Verdict,
+    check_headers,
+    check_lane,
+    check_method,
+    check_operation_id,
+    check_path,
+    check_size,
+    encode_body,
+    new_operation_id,
+)
+from fluxy_sync.retry import RetryPolicy
+from fluxy_sync.sealing import REDACTED
+
+logger = logging.getLogger(__name__)
+
+FLUSH = "fluxy_sync.flush"
+CHECK_CONNECTIVITY = "fluxy_sync.check_connectivity"
+DETAIL_CHARACTERS = 4096
+_UNSET: Any = object()
+
+# Celery's message options that travel with an operation; the others mean something only to a broker.
+CARRIED = (
+    "root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error", "headers", "shadow",
+    "time_limit", "soft_time_limit", "ignore_result", "reply_to", "stamped_headers", "replaced_task_nesting",
+)  # fmt: skip
+
+
+class UnderWay:
+    """The operation that this thread is delivering: what its task may ask, and what it leaves behind."""
+
+    def __init__(
+        self, operation: Operation, operation_id: str, lane: str, stamp: Stamp, flight: Flight, retries: int
+    ) -> None:
+        self.operation, self.id, self.lane = operation, operation_id, lane
+        self.stamp, self.flight, self.retries = stamp, flight, retries
+        self.outcome: Outcome | None = None
+        self.answered = False  # the body has ended: what is queued now follows from the outcome
+        self.retry_pause_s: float | None = None
+        self.replacement: Operation | None = None
+        self.followers: list[NewRecord] = []
+
+
+_under_way: contextvars.ContextVar[UnderWay | None] = contextvars.ContextVar("fluxy_sync_under_way", default=None)
+
+
+@contextlib.contextmanager
+def under_way(operation: UnderWay) -> Iterator[None]:
+    """Make the operation known to its task."""
+    token = _under_way.set(operation)
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+class SyncTask(Task):
+    """A durable, ordered, offline-aware task: ``apply_async`` commits it to the journal.
+
+    Options beside Celery's own, for ``apply_async``: ``lane`` (None: a lane of its own), ``policy`` (a RetryPolicy).
+    A return is a delivery; raising Unreachable is the link; other exceptions make a dead letter, unless the task
+    retries them by Celery's ``self.retry`` or ``autoretry_for``.
+    """
+
+    abstract = True
+    max_retries = None  # the policy rules, unless the user sets it
+    acks_late = True  # a raw message is journalled before it is acked
+    ignore_result = True
+    track_started = True
+    store_errors_even_if_ignored = False
+    throws = (DeliveryFailed, Unreachable)
+    Strategy = "fluxy_sync.intake:journal_strategy"
+    policy: ClassVar[RetryPolicy | None] = None
+    lane: ClassVar[str | None] = DEFAULT_LANE
+
+    @property
+    def engine(self) -> Engine:
+        """What the app was installed with."""
+        engine: Engine = self.app.fluxy_engine
+        return engine
+
+    def canonical(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Check the arguments before they are accepted, and bring them into the form that is stored."""
+        return tuple(args), dict(kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        *,
+        lane: str | None = _UNSET,
+        policy: RetryPolicy | None = None,
+        **options: Any,
+    ) -> Any:
+        """Commit the operation to the journal and return its AsyncResult.
+
+        Raises:
+            InvalidOperation, OperationTooLarge, QueueFull, StorageUnavailable: nothing was accepted.
+            AcceptanceUnknown: the store went away before it answered.
+        """
+        now = _under_way.get()
+        if now is not None and task_id == now.id and not now.answered:
+            return self._retry_under_way(now, args or (), kwargs or {}, options)
+        if self.app.conf.task_always_eager:
+            return super().apply_async(args, kwargs, task_id=task_id, producer=producer, **options)
+        record = self.new_record(args or (), kwargs or {}, task_id, lane=lane, policy=policy, **options)
+        if now is not None and now.answered:
+            now.followers.append(record)
+        elif self.engine.accept([record]):
+            wake(self.app)
+        result = self.AsyncResult(record.id)
+        self._add_to_parent(result, options)
+        return result
+
+    def new_record(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        task_id: str | None,
+        *,
+        lane: str | None = _UNSET,
+        policy: RetryPolicy | None = None,
+        countdown: float | None = None,
+        eta: datetime | str | None = None,
+        expires: float | datetime | str | None = None,
+        **options: Any,
+    ) -> NewRecord:
+        """Check and seal one operation, without accepting it."""
+        operation_id = check_operation_id(task_id) if task_id else new_operation_id()
+        lane = check_lane(self.lane if lane is _UNSET else lane, operation_id)
+        self._check_types(args, kwargs, policy)
+        args, kwargs = self.canonical(args, kwargs)
+        refuse_mutable_steps(options)
+        operation = Operation(args, kwargs, self.name, policy, self._carry(options))
+        return self.engine.seal(
+            operation,
+            lane,
+            operation_id,
+            countdown_s=_seconds_until(eta if eta is not None else countdown, "eta"),
+            expires_s=_seconds_until(expires if expires is not None else self.expires, "expires"),
+        )
+
+    def _check_types(self, args: Sequence[Any], kwargs: Mapping[str, Any], policy: object) -> None:
+        if policy is not None and not isinstance(policy, RetryPolicy):
+            raise InvalidOperation("policy= takes a RetryPolicy; nothing was accepted")
+        if self.typing:
+            try:
+                self.__header__(*args, **kwargs)
+            except TypeError as error:
+                raise InvalidOperation(f"{self.name}: {error}; nothing was accepted") from None
+
+    def _carry(self, options: dict[str, Any]) -> str:
+        kept = {name: options[name] for name in CARRIED if options.get(name) is not None}
+        kept |= {name: options[name] for name in kept.get("stamped_headers", ()) if name in options}
+        if kept.get("ignore_result") == self.ignore_result:
+            del kept["ignore_result"]
+        parent = get_current_worker_task()
+        if parent is not None and parent.name != FLUSH:
+            kept.setdefault("parent_id", parent.request.id)
+            kept.setdefault("root_id", parent.request.root_id or parent.request.id)
+        text: str = dumps(kept) if kept else ""
+        return text
+
+    def _add_to_parent(self, result: Any, options: dict[str, Any]) -> None:
+        parent = get_current_worker_task()
+        if parent is not None and parent.name != FLUSH and options.get("add_to_parent", True):
+            parent.add_trail(result)
+
+    def _retry_under_way(
+        self, now: UnderWay, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
+    ) -> Any:
+        """``self.retry`` calls ``apply_async`` again with the same id: that is a retry settlement."""
+        eta = options.get("eta")
+        now.retry_pause_s = _seconds_until(eta if eta is not None else options.get("countdown"), "eta")
+        args, kwargs = self.canonical(args, kwargs)
+        old = now.operation
+        if (args, kwargs) != (tuple(old.args), old.kwargs):
+            now.replacement = Operation(args, kwargs, old.task, old.policy, old.options, old.generation + 1)
+        return self.AsyncResult(now.id)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        now = _under_way.get()
+        if now is None or now.id != self.request.id or now.answered:
+            # Celery's __call__ would hide an eager run's request behind an empty one.
+            return super().__call__(*args, **kwargs) if self.request.called_directly else self.run(*args, **kwargs)
+        try:
+            result = self.run(*args, **kwargs)
+            now.outcome = now.outcome or Outcome(Verdict.DELIVERED, "returned")
+            return self.result_of(result)
+        except (Ignore, Reject, ClaimEnded):
+            raise
+        except Retry as retry:
+            retry.exc, retry.excs = _redacted(retry.exc), _code(retry.exc)
+            raise
+        except Unreachable as error:
+            now.outcome = now.outcome or Outcome(Verdict.UNREACHABLE, "unreachable")
+            raise Retry(message=f"{now.outcome.reason}", exc=DeliveryFailed(now.outcome.reason)) from error
+        except DeliveryFailed:
+            raise
+        except Exception as error:
+            self._fail(now, error)
+        finally:
+            now.answered = True
+
+    def result_of(self, result: Any) -> Any:
+        """What the tracer may log, keep and hand on; under a foreign app's serializer a kept result is sealed."""
+        return result
+
+    def _fail(self, now: UnderWay, error: Exception) -> NoReturn:
+        """Another exception: a dead letter. Its text may hold a payload, so it is kept sealed and shown nowhere."""
+        detail = "".join(traceback.format_exception(error))[-DETAIL_CHARACTERS:]
+        now.outcome = Outcome(Verdict.DEAD, _code(error), detail=detail.encode())
+        raise DeliveryFailed(_code(error)) from None
+
+
+def _code(error: BaseException | None) -> str:
+    return error.reason if isinstance(error, DeliveryFailed) else type(error).__name__
+
+
+def _redacted(error: BaseException | None) -> DeliveryFailed:
+    return error if isinstance(error, DeliveryFailed) else DeliveryFailed(_code(error))
+
+
+def _seconds_until(when: float | datetime | str | None, name: str) -> float:
+    """Seconds from now, 0 for none or past."""
+    if when is None:
+        return 0.0
+    try:
+        if isinstance(when, str):
+            when = datetime.fromisoformat(when)
+        if isinstance(when, datetime):
+            aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+            seconds = max(0.001, (aware - datetime.now(UTC)).total_seconds())
+        else:
+            seconds = max(0.0, float(when))
+        if not seconds < 2**40 / 1000:
+            raise ValueError
+        return seconds
+    except (TypeError, ValueError):
+        raise InvalidOperation(f"{name} is seconds from now, or a date and time; nothing was accepted") from None
+
+
+def refuse_mutable_steps(options: Mapping[str, Any]) -> None:
+    """Refuse ``.s()`` of sync_op where a chain or link would put a previous result before the method."""
+    links = options.get("link") or ()
+    steps = [*(options.get("chain") or ()), *(links if isinstance(links, (list, tuple)) else [links])]
+    for step in steps:
+        if isinstance(step, Mapping) and step.get("task") == SYNC_OP and not step.get("immutable"):
+            raise InvalidOperation(
+                "a chain or link would put the previous result where sync_op's method belongs: write "
+                "sync_op.si(...) instead of sync_op.s(...); nothing was accepted"
+            )
+
+
+class HttpTask(SyncTask):
+    """The base of ``sync_op``: an operation is one HTTP request."""
+
+    abstract = True
+
+    def canonical(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = dict(zip(("method", "path", "body", "headers"), args, strict=False)) | dict(kwargs)
+        method = check_method(given.get("method"))
+        path = check_path(given.get("path"), self.engine.origins)
+        body, headers = encode_body(given.get("body")), given.get("headers")
+        check_size(len(body or b""), self.engine.settings.max_body_bytes)
+        rest: dict[str, Any] = {} if body is None else {"body": body}
+        if headers:
+            rest["headers"] = check_headers(headers)
+        return (method, path), rest
+
+    def _check_types(self, args: Sequence[Any], kwargs: Mapping[str, Any], policy: object) -> None:
+        if args:
+            check_method(args[0])
+        super()._check_types(args, kwargs, policy)
+
+
+def send(task: HttpTask, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+    """The body of ``sync_op``: one try of one request."""
+    now = _under_way.get()
+    if now is None or now.id != task.request.id:
+        return _send_directly(task, method, path, body, headers)
+    delivery = task.engine.delivery
+    request = build_request(delivery.upstream, method, path, encode_body(body), headers or {}, now.stamp)
+    now.outcome = outcome = delivery.send(request, now.flight)
+    if outcome.verdict is Verdict.DELIVERED:
+        return {"status": outcome.status}
+    failure = DeliveryFailed(outcome.reason)
+    if outcome.verdict is Verdict.RETRY:
+        policy = now.operation.policy or task.policy or RetryPolicy()
+        pause_s = policy.pause(now.retries)
+        if pause_s is None:
+            raise failure
+        raise task.retry(exc=failure, countdown=max(pause_s, outcome.retry_after_s or 0.0))
+    if outcome.verdict in (Verdict.UNREACHABLE, Verdict.WAIT):
+        raise Retry(message=outcome.reason, exc=failure)
+    raise failure
+
+
+def _send_directly(task: HttpTask, method: str, path: str, body: Any, headers: dict[str, str] | None) -> Any:
+    """Called as a function, or eagerly: one try, at once, without the journal."""
+    (method, path), rest = task.canonical((method, path, body, headers or {}), {})
+    delivery, operation_id = task.engine.delivery, task.request.id or new_operation_id()
+    stamp = Stamp(operation_id, 1, 1, fence_scope("eager", task.engine.settings.namespace, operation_id))
+    request = build_request(delivery.upstream, method, path, rest.get("body"), rest.get("headers", {}), stamp)
+    deadline = boottime() + delivery.deadline_s(len(rest.get("body") or b""))
+    outcome = delivery.send(request, Flight(claim_ends=float("inf"), deadline=deadline))
+    if outcome.verdict is Verdict.UNREACHABLE:
+        raise Unreachable(
+            f"the upstream can't be reached ({outcome.reason}); nothing was kept, as this was no queued call"
+        )
+    if outcome.verdict is not Verdict.DELIVERED:
+        raise DeliveryFailed(outcome.reason)
+    return {"status": outcome.status}
+
+
+def wake(app: Any) -> None:
+    """Publish one wake token. A failure costs nothing: the next tick comes."""
+    try:
+        app.tasks[FLUSH].apply_async(
+            queue=app.fluxy_engine.settings.queue_name,
+            retry=False,
+            argsrepr=REDACTED,
+            kwargsrepr=REDACTED,
+            ignore_result=True,
+        )
+    except (app.tasks[FLUSH].OperationalError, OSError) as error:
+        logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
+        with contextlib.suppress(StorageUnavailable):
+            app.fluxy_engine.journal.forget_wake()
+
+
+def queue_is_empty(app: Any) -> bool:
+    """Whether no token waits in the broker."""
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        return bool(channel.queue_declare(app.fluxy_engine.settings.queue_name, passive=True).message_count == 0)
