@@ -33,9 +33,10 @@ logger = logging.getLogger(__name__)
 TICK_S = 1.0
 OFFLINE_PROBE_S = 1.0
 WRONG_ANSWER_CAP_S = 30.0
-OPENING_JITTER_S = 0.3
+OPENING_JITTER_S = 0.2
 IDLE_FAILURES = 2  # an idle probe must fail this often before the gate closes
 BEAT_SILENCE_S = 5.0
+TICK_SLACK_S = 0.2
 PROBE_ANSWER_S = 5.0  # beyond the connect timeout
 
 
@@ -197,7 +198,7 @@ class Watch:
         self._interval_s = interval_s
         self._wake = wake
         self._prober: threading.Thread | None = None
-        self._next_probe = 0.0
+        self._last_probe = float("-inf")  # monotonic
         self._failures = 0
         self._wrong_answers = 0
         self._forget_wake = role == "steward"
@@ -221,24 +222,21 @@ class Watch:
     def _probe_is_due(self, tick: Tick) -> bool:
         if self._prober is not None and self._prober.is_alive():
             return False
-        if tick.gate == "open" and self._failures == 0:
-            delivered = tick.delivered_ago_s
-            if delivered is not None and delivered < self._interval_s:
-                self._next_probe = 0.0
-                return False
-        return time.monotonic() >= self._next_probe
+        delivered = tick.delivered_ago_s
+        if tick.gate == "open" and not self._failures and delivered is not None and delivered < self._interval_s:
+            return False
+        return time.monotonic() - self._last_probe >= self._pause_s(tick.gate)
 
     def _pause_s(self, gate: str) -> float:
+        """Seconds between two probes; a little less than whole ticks, as looks come a hair early or late."""
         if self._wrong_answers:
-            return min(OFFLINE_PROBE_S * 2.0 ** (self._wrong_answers - 1), WRONG_ANSWER_CAP_S)
-        return OFFLINE_PROBE_S if gate == "offline" or self._failures else self._interval_s
+            return min(OFFLINE_PROBE_S * 2.0 ** (self._wrong_answers - 1), WRONG_ANSWER_CAP_S) - TICK_SLACK_S
+        return (OFFLINE_PROBE_S if gate == "offline" or self._failures else self._interval_s) - TICK_SLACK_S
 
     def _probe(self, tick: Tick) -> None:
-        pause_s = self._pause_s(tick.gate)
-        # A little less than the pause: the next look comes a tick later, not a tick and a hair.
-        self._next_probe = time.monotonic() + pause_s - 0.1
+        self._last_probe = time.monotonic()
         try:
-            if self._journal.win_probe(pause_s - 0.1):
+            if self._journal.win_probe(self._pause_s(tick.gate)):
                 self._judge(self._link.probe(), was_open=tick.gate != "offline")
         except StorageUnavailable as error:
             logger.warning("The upstream was not probed: %s", error)
@@ -248,11 +246,9 @@ class Watch:
         if result.online:
             self._failures = 0
             self._link.open()
-            tick = self._journal.tick(self._role, self._name)
-            if tick.wants_token:
+            if self.tick().wants_token:
                 self._wake()
             return
         self._failures += 1
-        self._next_probe = min(self._next_probe, time.monotonic() + self._pause_s("offline") - 0.1)
         if not was_open or self._failures >= IDLE_FAILURES:
             self._link.close(result.reason)

@@ -83,6 +83,8 @@ class Flush:
     def run(self) -> int:
         """Claim and deliver until nothing is due, or the slice is over. Returns the operations settled."""
         ends, settled, first = time.monotonic() + SLICE_S, 0, True
+        if self._stopping:
+            self._journal.forget_wake()  # this token is used up, too
         while not self._stopping:
             asked = boottime()
             claim = self._journal.claim(self._incarnation.holder, drop_wake=first)

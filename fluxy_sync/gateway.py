@@ -188,15 +188,12 @@ def _as_text(value: object) -> str:
     return str(int(plain)) if isinstance(plain, bool) else str(plain)
 
 
-def celery_commands(live: Settings, environment: Environment) -> list[Command]:
+def celery_commands(_live: Settings, environment: Environment) -> list[Command]:
     """The worker, and the one beat."""
-    celery = (sys.executable, "-m", "celery", "-A", APP)
-    queues = f"{live.queue_name},{live.namespace}.tasks"
-    worker = ("worker", "-n", f"sync@{live.node}", "-Q", queues, "-c", str(live.worker_concurrency))
-    quiet = ("--without-mingle", "--without-gossip", "-l", "INFO")
+    serve = (sys.executable, "-m", APP)
     return [
-        Command("worker", (*celery, *worker, *quiet), environment, " ready.", WORKER_GRACE_S),
-        Command("beat", (*celery, "beat", "-l", "INFO"), environment, "beat: Starting"),
+        Command("worker", (*serve, "worker"), environment, " ready.", WORKER_GRACE_S),
+        Command("beat", (*serve, "beat"), environment, "beat: Starting"),
     ]
 
 
@@ -237,7 +234,7 @@ def _dashboard_password(path: Path) -> str:
 
 def flower_command(dashboard: Dashboard) -> Command:
     """The dashboard: its address and password come from the environment."""
-    return Command("dashboard", (sys.executable, "-m", "celery", "-A", APP, "flower"), dashboard.environment)
+    return Command("dashboard", (sys.executable, "-m", APP, "flower"), dashboard.environment)
 
 
 def ready_notice(live: Settings, dashboard: Dashboard | None, *, to_a_person: bool) -> str:

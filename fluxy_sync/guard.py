@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 GRACE_S = 6.0  # for each rank; a store without clients ends at once, so all are gone within 10 s
 POLL_S = 0.02
@@ -47,10 +48,17 @@ def _end(pids: list[int]) -> None:
     deadline = time.monotonic() + GRACE_S
     for pid in pids:
         _reaches(os.kill, pid, signal.SIGTERM)  # the leader alone: a pool's processes finish what they hold
-    while any(_reaches(os.killpg, pid, 0) for pid in pids) and time.monotonic() < deadline:
+    while any(_lives(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     for pid in pids:
         _reaches(os.killpg, pid, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process runs: a zombie doesn't, however long its new parent leaves it."""
+    with suppress(OSError), Path(f"/proc/{pid}/stat").open(encoding="utf-8", errors="replace") as stat:
+        return stat.read().rpartition(")")[2].split()[0] != "Z"
+    return _reaches(os.kill, pid, 0)
 
 
 def _reaches(send: Callable[[int, int], None], pid: int, number: int) -> bool:

@@ -9,6 +9,7 @@ DEFAULT_MAX_RETRIES = 400
 DEFAULT_BASE_S = 1.0
 DEFAULT_FACTOR = 2.0
 DEFAULT_CAP_S = 900.0
+WAKE_UP_ALLOWANCE = 0.95
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, array_like=True):
@@ -57,4 +58,5 @@ class RetryPolicy(msgspec.Struct, frozen=True, array_like=True):
         if retries >= self.max_retries:
             return None
         d = self.bound(retries)
-        return uniform(d / 2, d)
+        # Waking a worker takes a moment: the pause that the upstream sees stays within d, too.
+        return uniform(d / 2, d * WAKE_UP_ALLOWANCE)

@@ -15,7 +15,7 @@ from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.flush import Flush, Keeper
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
-from fluxy_sync.tasks import queue_is_empty, wake
+from fluxy_sync.tasks import broker_errors, queue_is_empty, wake
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def announce(app: Any, change: str) -> None:
     namespace = app.fluxy_engine.settings.namespace
     try:
         app.control.broadcast(CONSUME, arguments={"namespace": namespace, "change": change}, retry=False)
-    except (*app.connection_for_write().recoverable_connection_errors, OSError) as error:
+    except broker_errors(app) as error:
         logger.warning("The consumers were not told to %s (%s); they look by themselves.", change, type(error).__name__)
 
 
@@ -41,7 +41,7 @@ def publish_if_empty(app: Any, journal: Journal) -> None:
     try:
         if queue_is_empty(app) and journal.win_wake():
             wake(app)
-    except (*app.connection_for_write().recoverable_connection_errors, OSError) as error:
+    except broker_errors(app) as error:
         logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
 
 

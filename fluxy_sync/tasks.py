@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn
 from celery import Task
 from celery._state import get_current_worker_task
 from celery.exceptions import Ignore, Reject, Retry
+from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp, boottime, build_request, fence_scope
@@ -338,17 +339,19 @@ def _send_directly(task: HttpTask, method: str, path: str, body: Any, headers: d
     return {"status": outcome.status}
 
 
+def broker_errors(app: Any) -> tuple[type[BaseException], ...]:
+    """What a broker that is away raises."""
+    with app.connection_for_write() as connection:
+        return (OperationalError, OSError, *connection.recoverable_connection_errors)
+
+
 def wake(app: Any) -> None:
     """Publish one wake token. A failure costs nothing: the next tick comes."""
+    queue = app.fluxy_engine.settings.queue_name
+    redacted = {"argsrepr": REDACTED, "kwargsrepr": REDACTED}
     try:
-        app.tasks[FLUSH].apply_async(
-            queue=app.fluxy_engine.settings.queue_name,
-            retry=False,
-            argsrepr=REDACTED,
-            kwargsrepr=REDACTED,
-            ignore_result=True,
-        )
-    except (app.tasks[FLUSH].OperationalError, OSError) as error:
+        app.tasks[FLUSH].apply_async(queue=queue, retry=False, ignore_result=True, **redacted)
+    except broker_errors(app) as error:
         logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
         with contextlib.suppress(StorageUnavailable):
             app.fluxy_engine.journal.forget_wake()
@@ -356,6 +359,9 @@ def wake(app: Any) -> None:
 
 def queue_is_empty(app: Any) -> bool:
     """Whether no token waits in the broker."""
-    with app.connection_for_write() as connection:
-        channel = connection.default_channel
-        return bool(channel.queue_declare(app.fluxy_engine.settings.queue_name, passive=True).message_count == 0)
+    with app.connection_or_acquire() as connection:
+        try:
+            queue = app.fluxy_engine.settings.queue_name
+            return bool(connection.default_channel.queue_declare(queue, passive=True).message_count == 0)
+        except connection.channel_errors:
+            return True  # on Redis an empty queue doesn't exist

@@ -329,7 +329,7 @@ class Journal:
         self.store.command("DEL", self.keys.wake)
 
     def win_probe(self, interval_s: float) -> bool:
-        """Win the right to probe the upstream, alone for ``interval_s``."""
+        """Win the right to probe the upstream: nobody did within ``interval_s``."""
         return bool(self._run("probe", _ms(interval_s)))
 
     def tick(self, role: Literal["beat", "steward"], name: str, *, forget_wake: bool = False) -> Tick:

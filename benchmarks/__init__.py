@@ -1,0 +1,1 @@
+"""This product beside plain Celery, in one run on one machine: ``python -m benchmarks``."""
