@@ -29,9 +29,7 @@ def workloads(operations: int, lanes: int, peer: str) -> list[Workload]:
     return ours if peer == "none" else [Workload("plain", "plain", operations), *ours]
 
 
-def run_rounds(
-    chosen: list[Workload], rounds: int, server: HttpServer, home: Path, progress: Console
-) -> Rounds:
+def run_rounds(chosen: list[Workload], rounds: int, server: HttpServer, home: Path, progress: Console) -> Rounds:
     """Each workload once a round; each round begins with another one, so that a slow minute strikes all."""
     results: Rounds = {workload.name: [] for workload in chosen}
     for number in range(rounds):
@@ -60,15 +58,9 @@ def document(options: dict[str, object], server: str, rounds: Rounds, lines: lis
 @click.command(context_settings={"max_content_width": 100})
 @click.option("--peer", type=click.Choice(["celery", "none"]), default="celery", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option(
-    "--operations", type=click.IntRange(2), default=3000, show_default=True, help="In each workload."
-)
-@click.option(
-    "--lanes", type=click.IntRange(1), default=5000, show_default=True, help="Of the last workload."
-)
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures."
-)
+@click.option("--operations", type=click.IntRange(2), default=3000, show_default=True, help="In each workload.")
+@click.option("--lanes", type=click.IntRange(1), default=5000, show_default=True, help="Of the last workload.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a target is missed.")
 def main(peer: str, rounds: int, operations: int, lanes: int, json_file: Path | None, strict: bool) -> None:
     """Measure fluxy-sync beside plain Celery: same store, same server, same machine, one run."""

@@ -129,9 +129,7 @@ def rate(arrivals: list[float], workload: Workload) -> float:
         BenchmarkError: something was sent twice, so that the figure would be wrong.
     """
     if len(arrivals) != workload.operations:
-        raise BenchmarkError(
-            f"{len(arrivals)} requests for {workload.operations} operations ({workload.name})"
-        )
+        raise BenchmarkError(f"{len(arrivals)} requests for {workload.operations} operations ({workload.name})")
     return (len(arrivals) - 1) / max(arrivals[-1] - arrivals[0], 0.001)
 
 

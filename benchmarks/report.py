@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks.measure import Figures
@@ -37,14 +38,12 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("enqueued/s, sync_op.delay()", "enqueued_per_s", "one lane", "plain", at_least=5.0),
-    Comparison("enqueued/s, FluxySync.queue()", "enqueued_per_s", "4 lanes", "plain"),
-    Comparison("drained/s, 4 lanes", "drained_per_s", "4 lanes", "plain", at_least=3.0),
-    Comparison("drained/s, one strict lane", "drained_per_s", "one lane", "plain", at_least=1.7),
+    Comparison("enqueued/s: sync_op.delay()", "enqueued_per_s", "one lane", "plain", at_least=5.0),
+    Comparison("enqueued/s: FluxySync.queue()", "enqueued_per_s", "4 lanes", "plain"),
+    Comparison("drained/s: 4 lanes", "drained_per_s", "4 lanes", "plain", at_least=3.0),
+    Comparison("drained/s: one strict lane", "drained_per_s", "one lane", "plain", at_least=1.7),
     Comparison("bytes per pending operation", "bytes_per_operation", "4 lanes", "plain", at_most=0.2),
-    Comparison(
-        "drained/s, many lanes beside 4 lanes", "drained_per_s", "many lanes", "4 lanes", at_least=0.8
-    ),
+    Comparison("drained/s: many vs. 4 lanes", "drained_per_s", "many lanes", "4 lanes", at_least=0.8),
 )
 
 
@@ -81,14 +80,21 @@ def _median(figures: list[Figures], name: str) -> float:
 
 def table(lines: list[Line], title: str) -> Table:
     """The lines as a table for the terminal."""
-    result = Table("", title=title, title_justify="left", title_style="")
+    result = Table(
+        title=title,
+        title_justify="left",
+        title_style="",
+        box=SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    result.add_column("", no_wrap=True)
     for heading in ("fluxy-sync", "beside it", "ratio", "target", ""):
-        result.add_column(heading, justify="right")
+        result.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         verdict = {None: "", True: "met", False: "missed"}[line.met]
-        result.add_row(
-            line.name, _number(line.ours), _number(line.peer), _ratio(line.ratio), line.target, verdict
-        )
+        result.add_row(line.name, _number(line.ours), _number(line.peer), _ratio(line.ratio), line.target, verdict)
     return result
 
 

@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None) -> Celery:
     app.conf.update(
         broker_transport_options=SOCKET_OPTIONS,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a gateway never gives its store up
         result_backend_transport_options=SOCKET_OPTIONS,
         redis_socket_timeout=10.0,
         redis_socket_connect_timeout=2.0,
@@ -81,7 +82,7 @@ def _use_store(app: Celery, engine: Engine) -> None:
 
 def _result_backend(settings: Settings) -> str:
     url = settings.store_url
-    return settings.broker.replace("redis+socket://", "socket://", 1) if url.startswith("unix://") else url
+    return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
 
 
 def seal_everything(app: Celery, engine: Engine) -> None:

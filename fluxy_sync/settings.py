@@ -117,6 +117,9 @@ class Settings(BaseSettings):
             scheme = value.get_secret_value().partition("://")[0]
             if scheme not in _STORE_SCHEMES:
                 raise ValueError("use redis://, rediss://, sentinel:// or unix://")
+            if scheme == "unix" and "?" in value.get_secret_value():
+                # kombu and redis-py read different names there; this form both read alike.
+                raise ValueError("use unix://:password@/path/to/socket, without a query")
         return value
 
     @field_validator("upstream")
@@ -213,14 +216,19 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         ConfigError: a value is missing or wrong; the message names the variable.
     """
-    settings = _build(overrides)
+    settings = read_environment(**overrides)
     if settings.redis_url is not None:
         return settings
     found = _gateway_of(settings.data_dir)
-    return _build({**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **overrides})
+    return read_environment(**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **overrides)
 
 
-def _build(values: dict[str, Any]) -> Settings:
+def read_environment(**values: Any) -> Settings:
+    """Read the environment alone, as a gateway does when it starts: what an earlier one left isn't looked at.
+
+    Raises:
+        ConfigError: a value is wrong; the message names the variable.
+    """
     try:
         return Settings(**values)
     except ValidationError as error:

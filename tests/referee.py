@@ -53,8 +53,7 @@ class Verdict:
     def __str__(self) -> str:
         told = [f"{self.delivered} delivered", f"{self.repeats} repeated"]
         told += [
-            f"{len(ids)} {name} ({', '.join(ids[:3])}{', ...' if ids[3:] else ''})"
-            for name, ids in self.faults.items()
+            f"{len(ids)} {name} ({', '.join(ids[:3])}{', ...' if ids[3:] else ''})" for name, ids in self.faults.items()
         ]
         return ", ".join(told)
 

@@ -184,9 +184,7 @@ class Server:
         """Answer one request; return whether the connection goes on."""
         probe = request.is_probe
         answer = answer_of(self.script.probe) if probe else self.script.next_for(request.path)
-        number = self._record.write(
-            "probe" if probe else "request", {**request.as_record(), "status": answer.record}
-        )
+        number = self._record.write("probe" if probe else "request", {**request.as_record(), "status": answer.record})
         if answer.ending == "stall":
             answer = await self._stalled(number)
         if answer.delay_s:
@@ -268,9 +266,7 @@ async def obey(server: Server, control: socket.socket) -> None:
 async def run(options: argparse.Namespace) -> None:
     """Serve until stopped."""
     server = Server(Record(options.record), Script(**json.loads(options.script)))
-    listener = await asyncio.start_server(
-        server.serve, "127.0.0.1", options.port, limit=MAX_HEAD_BYTES, backlog=512
-    )
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", options.port, limit=MAX_HEAD_BYTES, backlog=512)
     if options.control_fd is None:
         print(f"http://127.0.0.1:{options.port}", flush=True)
         await listener.serve_forever()
@@ -280,14 +276,10 @@ async def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="An HTTP upstream that answers 201 and records what it was sent."
-    )
+    parser = argparse.ArgumentParser(description="An HTTP upstream that answers 201 and records what it was sent.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--record", type=Path, required=True, help="JSON lines are appended to this file")
-    parser.add_argument(
-        "--script", default="{}", help='JSON, e.g. {"default": 503, "answers": {"/api": [201]}}'
-    )
+    parser.add_argument("--script", default="{}", help='JSON, e.g. {"default": 503, "answers": {"/api": [201]}}')
     parser.add_argument("--control-fd", type=int, help=argparse.SUPPRESS)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(parser.parse_args()))

@@ -56,9 +56,7 @@ def test_what_the_promises_allow_is_no_fault(received: list[dict[str, Any]]) -> 
         ([*ALL, request(None)], {"unknown": ("",)}),
     ],
 )
-def test_each_broken_promise_is_named(
-    received: list[dict[str, Any]], faults: dict[str, tuple[str, ...]]
-) -> None:
+def test_each_broken_promise_is_named(received: list[dict[str, Any]], faults: dict[str, tuple[str, ...]]) -> None:
     """Loss, order, change and forgery are told apart, with the ids that they struck."""
     verdict = judge(ACCEPTED, received)
     assert verdict.faults == faults

@@ -55,9 +55,7 @@ def test_a_request_is_recorded_as_it_came(upstream: Upstream, client: requests.S
 
 def test_a_script_is_consumed_one_answer_a_request(upstream: Upstream, client: requests.Session) -> None:
     """The longest prefix with answers left wins; then the default holds."""
-    upstream.script(
-        "/api", [503, {"status": 429, "headers": {"Retry-After": "1"}, "body": "slow", "delay_s": 0.01}]
-    )
+    upstream.script("/api", [503, {"status": 429, "headers": {"Retry-After": "1"}, "body": "slow", "delay_s": 0.01}])
     upstream.script("/api/posts", [409])
     upstream.default(202)
     answers = [client.post(f"{upstream.url}/api/posts") for _ in range(4)]
@@ -66,9 +64,7 @@ def test_a_script_is_consumed_one_answer_a_request(upstream: Upstream, client: r
     assert [line["status"] for line in upstream.requests()] == [409, 503, 429, 202]
 
 
-@pytest.mark.parametrize(
-    ("action", "recorded"), [("drop", "dropped"), ("reset", "reset"), ("accept_then_drop", 201)]
-)
+@pytest.mark.parametrize(("action", "recorded"), [("drop", "dropped"), ("reset", "reset"), ("accept_then_drop", 201)])
 def test_a_connection_can_be_lost_after_the_request(
     upstream: Upstream, client: requests.Session, action: str, recorded: object
 ) -> None:

@@ -1,0 +1,51 @@
+"""A producer service as a process of its own: queues operations, and notes each one that was accepted.
+
+``python -m tests.producer --name p1 --count 250 --lanes a,b --record accepted.jsonl``; settings come from the environment.
+The body of each operation is ``{"lane": ..., "n": ...}``; n grows per producer and lane.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from fluxy_sync import AcceptanceUnknown, FluxySync, StorageUnavailable
+from fluxy_sync.operation import new_operation_id
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--lanes", required=True)
+    parser.add_argument("--record", type=Path, required=True)
+    parser.add_argument("--every", type=float, default=0.0)
+    options = parser.parse_args()
+    sync, lanes = FluxySync(), options.lanes.split(",")
+    with options.record.open("a") as record:
+        for n in range(options.count):
+            lane = lanes[n % len(lanes)]
+            accepted = queue_until_accepted(sync, lane, n)
+            # The order of acceptance is what the journal must keep: noted only after it was accepted.
+            record.write(json.dumps({"id": accepted, "lane": lane, "n": n}) + "\n")
+            record.flush()
+            os.fsync(record.fileno())
+            if options.every:
+                time.sleep(options.every)
+
+
+def queue_until_accepted(sync: FluxySync, lane: str, n: int) -> str:
+    """Queue one operation, again with the same id where its acceptance is unknown, as an application would."""
+    operation_id = new_operation_id()
+    while True:
+        try:
+            return sync.queue("POST", f"/{lane}", body={"lane": lane, "n": n}, lane=lane, id=operation_id).id
+        except AcceptanceUnknown:
+            time.sleep(0.05)
+        except StorageUnavailable:
+            time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()
