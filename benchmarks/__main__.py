@@ -73,7 +73,7 @@ def main(peer: str, rounds: int, operations: int, lanes: int, json_file: Path | 
         except BenchmarkError as error:
             raise click.ClickException(str(error)) from error
     lines = compare(found)
-    shown = f"{operations:,} operations, many lanes: {lanes:,} of {PER_LANE}; {server.name}, AOF always"
+    shown = f"{operations:,} operations; many: {lanes:,} lanes of {PER_LANE}; {server.name}"
     title = f"Medians of {rounds} rounds, {shown}"
     console.print(table(lines, title))
     if json_file:

@@ -1,7 +1,6 @@
 """The Celery app: ``create_app(settings)``, ``install(app)`` for a user's own, and the default app with its schedule."""
 
 import functools
-import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -67,8 +66,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         _use_store(app, engine)
     else:
         app.conf.broker_url = NO_BROKER
-    for module in loaded.imports:
-        _import(module)
+    app.conf.imports = loaded.imports
     return app
 
 
@@ -94,13 +92,6 @@ def seal_everything(app: Celery, engine: Engine) -> None:
         accept_content=[CONTENT_TYPE],
         result_accept_content=[CONTENT_TYPE],
     )
-
-
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"FLUXY_SYNC_IMPORTS: {module} can't be imported ({error})") from error
 
 
 def install(app: Celery, *, settings: Settings | None = None, engine: Engine | None = None) -> Celery:
@@ -223,10 +214,18 @@ def app_or_exit() -> Celery:
         app = default_app()
         settings = app.fluxy_engine.settings
         _ = settings.store_url, app.fluxy_engine.vault, settings.upstream_url
+        _import_tasks(app)
     except (ConfigError, StorageUnavailable) as error:
         print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         raise SystemExit(2) from None
     return app
+
+
+def _import_tasks(app: Celery) -> None:
+    try:
+        app.loader.import_default_modules()
+    except ImportError as error:
+        raise ConfigError(f"FLUXY_SYNC_IMPORTS: a module can't be imported ({error})") from error
 
 
 def celery_arguments(role: str, settings: Settings) -> list[str]:

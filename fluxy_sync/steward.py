@@ -151,11 +151,13 @@ class Steward(threading.Thread):
 
 
 def _is_alive(pid: int) -> bool:
+    """Whether a process of this worker lives. A zombie doesn't, and the pool may take seconds to reap it."""
+    if pid == os.getpid():
+        return True
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
         return False
-    return True
 
 
 def set_consuming(consumer: Any, queue: str, consume: bool) -> None:

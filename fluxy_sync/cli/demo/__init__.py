@@ -1,0 +1,6 @@
+"""``fluxy-sync demo``."""
+import click
+
+@click.command()
+def demo() -> None:
+    """todo"""

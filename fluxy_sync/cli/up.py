@@ -1,0 +1,21 @@
+"""``fluxy-sync up``: a gateway on this machine, until Ctrl-C."""
+
+import click
+
+
+@click.command()
+@click.option("--dashboard/--no-dashboard", default=None, help="Start Flower as well.  [default: if it is installed]")
+def up(dashboard: bool | None) -> None:
+    """Run a gateway until Ctrl-C: the store, the sync worker, beat and the dashboard.
+
+    Without FLUXY_SYNC_REDIS_URL it keeps a store of its own under FLUXY_SYNC_DATA_DIR.
+
+    \b
+    Examples:
+      FLUXY_SYNC_UPSTREAM=https://api.example.com fluxy-sync up
+      FLUXY_SYNC_UPSTREAM=https://api.example.com FLUXY_SYNC_DATA_DIR=/var/lib/fluxy-sync fluxy-sync up
+    """
+    from fluxy_sync.gateway import Gateway
+    from fluxy_sync.settings import read_environment
+
+    raise SystemExit(Gateway(read_environment(), dashboard=dashboard).run())

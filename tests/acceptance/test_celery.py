@@ -1,0 +1,277 @@
+"""To a Celery user each operation is a Celery task (DESIGN, from an operation to its outcome)."""
+
+import os
+import socketserver
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, chain, group
+
+from fluxy_sync import FluxySync, InvalidOperation, create_app, install
+from fluxy_sync.operation import SYNC_OP
+from fluxy_sync.sealing import register_vault
+from fluxy_sync.vault import Vault, new_key
+from tests.conftest import Gateway, wait_until
+from tests.upstream import Upstream, free_port
+
+
+class Broker(socketserver.ThreadingTCPServer):
+    """Something MQTT-like: takes a line, answers 'ack' or 'nak'."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        self.lines: list[str] = []
+        super().__init__(("127.0.0.1", port), BrokerHandler)
+
+
+class BrokerHandler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        line = self.rfile.readline().decode().strip()
+        if line and isinstance(self.server, Broker):
+            self.server.lines.append(line)
+            self.wfile.write(b"nak\n" if "poison" in line else b"ack\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("celery")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Upstream]:
+    with Upstream(folder / "upstream.jsonl") as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    with Broker(free_port()) as mqtt:
+        threading.Thread(target=mqtt.serve_forever, daemon=True).start()
+        yield mqtt
+        mqtt.shutdown()
+
+
+@pytest.fixture(scope="module")
+def running(store_url: str, folder: Path, server: Upstream, broker: Broker) -> Iterator[Gateway]:
+    """One gateway for all tests here, with a user's tasks in its worker."""
+    settings = {
+        "REDIS_URL": store_url, "KEYS": new_key(), "UPSTREAM": server.url, "NAMESPACE": f"celery{os.getpid()}",
+        "DATA_DIR": str(folder / "data"), "IMPORTS": "tests.user_tasks",
+    }  # fmt: skip
+    gateway = Gateway(settings, folder)
+    gateway.environment |= {"NOTES": str(folder / "notes"), "MQTT_PORT": str(broker.server_address[1])}
+    (folder / "notes").touch()
+    gateway.start("worker", "beat")
+    yield gateway
+    gateway.close()
+
+
+@pytest.fixture(scope="module")
+def app(running: Gateway) -> Celery:
+    return create_app(running.settings(imports=()))
+
+
+@pytest.fixture(scope="module")
+def sync(app: Celery) -> FluxySync:
+    return FluxySync(app=app)
+
+
+def arrived(server: Upstream, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = wait_until(lambda: next((r for r in server.requests() if r["path"] == path), None), what=path)
+    return found
+
+
+def test_delay_returns_an_async_result_whose_id_is_the_key(app: Celery, server: Upstream) -> None:
+    """The task's id, the operation's id and the Idempotency-Key are one."""
+    result = app.tasks[SYNC_OP].delay("POST", "/delay", body={"a": 1})
+    request = arrived(server, "/delay")
+    assert request["key"] == result.id
+    assert request["body"] == '{"a":1}'
+    assert request["headers"]["content-type"] == "application/json"
+
+
+def test_states_follow_celerys_rule_where_results_are_kept(app: Celery, server: Upstream) -> None:
+    """PENDING, STARTED while it is sent, RETRY while it waits, then SUCCESS; FAILURE for a refused one."""
+    server.script("/states", ["stall", 503, 201])
+    result = app.tasks[SYNC_OP].apply_async(("POST", "/states"), ignore_result=False, lane="states", countdown=0.5)
+    assert result.state == "PENDING"
+    wait_until(lambda: result.state == "STARTED")
+    server.release(503)
+    wait_until(lambda: result.state == "RETRY")
+    wait_until(lambda: result.state == "SUCCESS")
+    assert result.get(timeout=5) == {"status": 201}
+    server.script("/refused", [404])
+    refused = app.tasks[SYNC_OP].apply_async(("POST", "/refused"), ignore_result=False, lane="states")
+    wait_until(lambda: refused.state == "FAILURE")
+
+
+def test_revoke_cancels_in_the_journal(app: Celery, sync: FluxySync, server: Upstream) -> None:
+    """A revoked operation never leaves; its state is REVOKED where results are kept; what follows goes on."""
+    task = app.tasks[SYNC_OP]
+    first = task.apply_async(("POST", "/revoke/first"), lane="revoke", countdown=1.0)
+    second = task.apply_async(("POST", "/revoke/second"), lane="revoke", ignore_result=False)
+    third = task.apply_async(("POST", "/revoke/third"), lane="revoke")
+    second.revoke()
+    app.control.revoke(first.id)
+    arrived(server, "/revoke/third")
+    assert second.state == "REVOKED"
+    assert [r["path"] for r in server.requests() if r["path"].startswith("/revoke")] == ["/revoke/third"]
+    wait_until(lambda: sync.operation(third.id, "revoke").state == "gone")
+
+
+def test_inspect_has_a_fluxy_command(app: Celery) -> None:
+    """``celery inspect fluxy`` answers with counts, and no payload."""
+    replies = app.control.broadcast("fluxy", reply=True, timeout=5.0, limit=1)
+    answer = next(iter(replies[0].values()))
+    assert {"pending", "syncing", "retrying", "dead", "gate"} <= set(answer)
+
+
+def test_eta_and_countdown_hold_an_operation_and_what_follows_it(app: Celery, server: Upstream) -> None:
+    """A later operation of the lane doesn't overtake one that waits for its time."""
+    task = app.tasks[SYNC_OP]
+    task.apply_async(("POST", "/eta"), lane="eta", eta=datetime.now(UTC) + timedelta(seconds=1))
+    task.apply_async(("POST", "/eta/behind"), lane="eta")
+    queued = datetime.now(UTC).timestamp()
+    arrived(server, "/eta/behind")
+    times = {r["path"]: r["t"] for r in server.requests() if r["path"].startswith("/eta")}
+    assert list(times) == ["/eta", "/eta/behind"]
+    assert times["/eta"] - queued > 0.8
+
+
+def test_a_group_queues_each_of_its_operations(app: Celery, server: Upstream) -> None:
+    """``group`` works; the members share a group id and are delivered one by one."""
+    task = app.tasks[SYNC_OP]
+    result = group(task.si("POST", f"/group/{n}") for n in range(3)).apply_async()
+    for n, member in enumerate(result.results):
+        assert arrived(server, f"/group/{n}")["key"] == member.id
+
+
+def test_a_chain_runs_its_steps_in_order(app: Celery, server: Upstream) -> None:
+    """``chain`` with ``.si()``: each step is appended by the settle that delivers the one before it."""
+    task = app.tasks[SYNC_OP]
+    server.script("/chain/1", [503, 201])
+    result = chain(task.si("POST", "/chain/1"), task.si("POST", "/chain/2"), task.si("POST", "/chain/3")).apply_async()
+    assert arrived(server, "/chain/3")["key"] == result.id
+    paths = [r["path"] for r in server.requests() if r["path"].startswith("/chain")]
+    assert paths == ["/chain/1", "/chain/1", "/chain/2", "/chain/3"]
+
+
+def test_a_chain_with_a_mutable_step_is_refused(app: Celery, sync: FluxySync) -> None:
+    """``.s()`` would put the previous result where the method belongs: the sentence names ``.si()``."""
+    task = app.tasks[SYNC_OP]
+    before = sync.status().rev
+    with pytest.raises(InvalidOperation, match=r"sync_op\.si"):
+        chain(task.si("POST", "/x"), task.s("POST", "/y")).apply_async()
+    assert sync.status().rev == before or "/x" not in str(sync.status())
+
+
+def test_links_are_called_sync_tasks_and_others(app: Celery, server: Upstream, running: Gateway) -> None:
+    """A link that is a SyncTask goes through the journal, a plain task through the broker; sealed both ways."""
+    task = app.tasks[SYNC_OP]
+    plain = app.signature("user.plain", args=("linked",), immutable=True, queue=f"{running.environment['FLUXY_SYNC_NAMESPACE']}.tasks")
+    task.apply_async(("POST", "/linking"), link=[task.si("POST", "/linked"), plain])
+    arrived(server, "/linked")
+    wait_until(lambda: "plain ('linked',)" in Path(running.environment["NOTES"]).read_text())
+
+
+def test_beat_entries_are_journalled(server: Upstream) -> None:
+    """A schedule entry of beat that names sync_op is an operation like any other."""
+    arrived(server, "/heartbeat")
+
+
+def test_send_task_goes_through_the_journal(app: Celery, sync: FluxySync, server: Upstream) -> None:
+    """``send_task`` by name doesn't bypass the journal."""
+    result = app.send_task(SYNC_OP, ("POST", "/by-name"), {"body": {"n": 1}}, lane="by-name", countdown=0.3)
+    assert sync.operation(result.id, "by-name").state == "pending"
+    assert arrived(server, "/by-name")["key"] == result.id
+
+
+def test_a_raw_sealed_message_is_journalled(running: Gateway, server: Upstream) -> None:
+    """Another program with our key sends a message of its own: the worker that receives it journals it."""
+    name = register_vault(Vault.from_text([running.environment["FLUXY_SYNC_KEYS"]]), "elsewhere")
+    elsewhere = Celery("elsewhere", broker=running.settings().broker, set_as_current=False)
+    queue = running.settings().queue_name
+    result = elsewhere.send_task(SYNC_OP, ("POST", "/raw"), {"body": {"n": 1}}, queue=queue, serializer=name)
+    assert arrived(server, "/raw")["key"] == result.id
+    elsewhere.close()
+
+
+def test_a_raw_unsealed_message_becomes_a_dead_letter(running: Gateway, sync: FluxySync, server: Upstream) -> None:
+    """Who can write to Redis but has no key must not make the gateway send anything."""
+    elsewhere = Celery("elsewhere", broker=running.settings().broker, set_as_current=False)
+    dead = sync.status().dead
+    result = elsewhere.send_task(SYNC_OP, ("POST", "/forged"), {"body": {}}, queue=running.settings().queue_name)
+    wait_until(lambda: sync.status().dead == dead + 1)
+    assert sync.operation(result.id).state == "dead"
+    assert all(r["path"] != "/forged" for r in server.requests())
+    elsewhere.close()
+
+
+def test_a_sync_task_may_speak_something_else(app: Celery, running: Gateway, broker: Broker, sync: FluxySync) -> None:
+    """MQTT-like: a return is delivered; another exception is a dead letter, whose text appears nowhere in clear."""
+    publish = remote_task(app, "user.publish")
+    publish.apply_async(("till/1", "sale"), lane="mqtt")
+    wait_until(lambda: "till/1 sale" in broker.lines)
+    poison = publish.apply_async(("till/1", "poison-marker"), lane="mqtt")
+    after = publish.apply_async(("till/1", "next"), lane="mqtt")
+    wait_until(lambda: "till/1 next" in broker.lines)
+    assert sync.operation(poison.id, "mqtt").state == "dead"
+    wait_until(lambda: sync.operation(after.id, "mqtt").state == "gone")
+    assert "poison-marker" not in running.log("worker")
+
+
+def test_celerys_own_retry_options_hold_for_sync_tasks(app: Celery, running: Gateway, sync: FluxySync) -> None:
+    """``autoretry_for`` retries in the journal, in its place, with Celery's count; no text of the error is logged."""
+    result = remote_task(app, "user.again").apply_async(("retry-marker",), lane="again")
+    wait_until(lambda: sync.operation(result.id, "again").state == "gone")
+    notes = [line for line in Path(running.environment["NOTES"]).read_text().splitlines() if line.startswith("again")]
+    assert notes == [f"again retry-marker {n}" for n in range(3)]
+    assert "retry-marker" not in running.log("worker")
+
+
+def remote_task(app: Celery, name: str) -> Any:
+    """The worker's task as a producer knows it: by its name alone."""
+    from fluxy_sync import SyncTask
+
+    def elsewhere(*args: Any) -> None:
+        """Its body is the worker's."""
+
+    if name not in app.tasks:
+        app.task(name=name, base=SyncTask, shared=False)(elsewhere)
+    return app.tasks[name]
+
+
+def test_eager_mode_runs_at_once(running: Gateway, server: Upstream, sync: FluxySync) -> None:
+    """``task_always_eager`` delivers in the caller's process, without the journal."""
+    eager = create_app(running.settings(imports=()))
+    eager.conf.task_always_eager = True
+    accepted = sync.status().rev
+    result = eager.tasks[SYNC_OP].delay("POST", "/eager", body={"n": 1})
+    assert result.state == "SUCCESS"
+    assert any(r["path"] == "/eager" for r in server.requests())
+    assert sync.status().rev >= accepted
+    eager.close()
+
+
+def test_a_users_own_app_keeps_its_tasks_and_serializers(running: Gateway, server: Upstream) -> None:
+    """``install(app)`` adds ours and leaves the rest: other tasks, other queues, the serializer."""
+    mine = Celery("mine", broker="memory://", set_as_current=False)
+    mine.conf.task_serializer = "json"
+
+    @mine.task(name="mine.add", shared=False)
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    install(mine, settings=running.settings(imports=()))
+    assert mine.conf.task_serializer == "json"
+    assert add.apply((1, 2)).get() == 3
+    assert type(add).__mro__[1].__module__.startswith("celery")
+    result = mine.tasks[SYNC_OP].delay("POST", "/from-mine", body={"n": 1})
+    assert arrived(server, "/from-mine")["key"] == result.id
+    mine.close()
