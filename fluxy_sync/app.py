@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
-        worker_hijack_root_logger=True,
+        worker_cancel_long_running_tasks_on_connection_loss=True,  # only concerns late acks; a flush acks early
         task_default_queue=f"{loaded.namespace}.tasks",
         worker_concurrency=loaded.worker_concurrency,
         beat_scheduler="fluxy_sync.beat:Scheduler",
@@ -208,13 +208,18 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def app_or_exit() -> Celery:
-    """The default app for a command that serves it: what is missing is said in one sentence, with exit code 2."""
+def app_or_exit(*, reads_operations: bool = True) -> Celery:
+    """The default app for a command that serves it: what is missing is said in one sentence, with exit code 2.
+
+    Args:
+        reads_operations: whether it needs the keys and the upstream; a dashboard has neither.
+    """
     try:
         app = default_app()
-        settings = app.fluxy_engine.settings
-        _ = settings.store_url, app.fluxy_engine.vault, settings.upstream_url
-        _import_tasks(app)
+        _ = app.fluxy_engine.settings.store_url
+        if reads_operations:
+            _ = app.fluxy_engine.vault, app.fluxy_engine.settings.upstream_url
+            _import_tasks(app)
     except (ConfigError, StorageUnavailable) as error:
         print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         raise SystemExit(2) from None
@@ -249,7 +254,7 @@ def celery_arguments(role: str, settings: Settings) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve one role of a gateway: ``python -m fluxy_sync.app worker|beat|flower [Celery's own options]``."""
     role, *rest = sys.argv[1:] if arguments is None else arguments
-    app = app_or_exit()
+    app = app_or_exit(reads_operations=role != "flower")
     app.start([*celery_arguments(role, app.fluxy_engine.settings), *rest])
 
 

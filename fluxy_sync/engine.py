@@ -28,6 +28,7 @@ class Engine:
         self._settings = settings
         self._reload = reload
         self._lock = threading.Lock()
+        self._origins: tuple[Settings, tuple[str, ...]] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -104,8 +105,10 @@ class Engine:
     def origins(self) -> tuple[str, ...]:
         """Origins that an operation may address by an absolute URL."""
         settings = self.settings
-        own = (origin_of(settings.upstream),) if settings.upstream else ()
-        return own + settings.allowed_origins
+        if self._origins is None or self._origins[0] is not settings:
+            own = (origin_of(settings.upstream),) if settings.upstream else ()
+            self._origins = (settings, own + settings.allowed_origins)
+        return self._origins[1]
 
     def seal(
         self, operation: Operation, lane: str, operation_id: str, *, countdown_s: float = 0.0, expires_s: float = 0.0

@@ -128,7 +128,7 @@ class Flush:
             if not settlement.next_id or settlement.status == "fenced":
                 return settled
             expected, retries = settlement.next_id, 0
-            if over or settlement.gate != "open":
+            if over or self._stopping or settlement.gate != "open":
                 break
         self._journal.release(claim.lane, claim.fence)
         return settled

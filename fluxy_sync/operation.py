@@ -25,6 +25,7 @@ ENGINE_HEADERS = frozenset(
     {"idempotency-key", "fluxy-attempt", "fluxy-fence", "host", "content-length", "transfer-encoding", "connection"}
 )
 _JSON_EXT = 1
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _PATH_SAFE = "!$&'()*+,/:;=?@[]~%"  # RFC 3986, section 2, and what is percent-encoded already
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ID = re.compile(r"[!#-\[\]-~]{1,200}")  # printable ASCII that a structured string needn't escape
@@ -232,8 +233,7 @@ def encode_body(body: object) -> bytes | None:
     if isinstance(body, (bytearray, memoryview)):
         return bytes(body)
     try:
-        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return JsonBody(text.encode())
+        return JsonBody(_JSON.encode(body).encode())
     except (TypeError, ValueError, RecursionError):
         raise InvalidOperation(
             "the body can't be written as JSON: it may hold NaN, an infinite number, a date or an object of your own; "

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 FLUSH = "fluxy_sync.flush"
 CHECK_CONNECTIVITY = "fluxy_sync.check_connectivity"
 DETAIL_CHARACTERS = 4096
+FARTHEST_S = 1e9  # about 30 years
 _UNSET: Any = object()
 
 # Celery's message options that travel with an operation; the others mean something only to a broker.
@@ -256,12 +257,12 @@ def _seconds_until(when: float | datetime | str | None, name: str) -> float:
             when = datetime.fromisoformat(when)
         if isinstance(when, datetime):
             aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-            seconds = max(0.001, (aware - datetime.now(UTC)).total_seconds())
+            seconds = (aware - datetime.now(UTC)).total_seconds()
         else:
-            seconds = max(0.0, float(when))
-        if not seconds < 2**40 / 1000:
+            seconds = float(when)
+        if not seconds < FARTHEST_S:  # NaN, too
             raise ValueError
-        return seconds
+        return max(0.0, seconds)
     except (TypeError, ValueError):
         raise InvalidOperation(f"{name} is seconds from now, or a date and time; nothing was accepted") from None
 

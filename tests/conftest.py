@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +21,13 @@ from fluxy_sync.vault import new_key
 from tests.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
+
+
+def pytest_report_header() -> str:
+    return f"seed of the random kills: {SEED} (give it again with SEED={SEED})"
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 20.0, what: str = "") -> Any:

@@ -14,6 +14,9 @@ from fluxy_sync import AcceptanceUnknown, FluxySync, StorageUnavailable
 from fluxy_sync.operation import new_operation_id
 
 
+LONGEST_S = 240.0  # whatever happens to the test that started it
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
@@ -23,10 +26,13 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.0)
     options = parser.parse_args()
     sync, lanes = FluxySync(), options.lanes.split(",")
+    ends = time.monotonic() + LONGEST_S
     with options.record.open("a") as record:
         for n in range(options.count):
+            if time.monotonic() > ends:
+                raise SystemExit("the producer ran out of time")
             lane = lanes[n % len(lanes)]
-            accepted = queue_until_accepted(sync, lane, n)
+            accepted = queue_until_accepted(sync, lane, n, ends)
             # The order of acceptance is what the journal must keep: noted only after it was accepted.
             record.write(json.dumps({"id": accepted, "lane": lane, "n": n}) + "\n")
             record.flush()
@@ -35,16 +41,17 @@ def main() -> None:
                 time.sleep(options.every)
 
 
-def queue_until_accepted(sync: FluxySync, lane: str, n: int) -> str:
+def queue_until_accepted(sync: FluxySync, lane: str, n: int, ends: float) -> str:
     """Queue one operation, again with the same id where its acceptance is unknown, as an application would."""
     operation_id = new_operation_id()
-    while True:
+    while time.monotonic() < ends:
         try:
             return sync.queue("POST", f"/{lane}", body={"lane": lane, "n": n}, lane=lane, id=operation_id).id
         except AcceptanceUnknown:
             time.sleep(0.05)
         except StorageUnavailable:
             time.sleep(0.05)
+    raise SystemExit("the producer ran out of time")
 
 
 if __name__ == "__main__":

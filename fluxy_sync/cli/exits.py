@@ -1,6 +1,6 @@
 """The one place that turns this library's errors into exit codes."""
 
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -24,22 +24,12 @@ def exit_code_of(error: FluxySyncError) -> int:
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
-class Failure(click.ClickException):
-    """An error of this library, told in its one sentence on stderr."""
-
-    def __init__(self, error: FluxySyncError) -> None:
-        super().__init__(str(error))
-        self.exit_code = exit_code_of(error)
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"fluxy-sync: {self.message}", file=file, err=file is None)
-
-
 class ErrorMappingGroup(click.Group):
-    """A group whose commands may raise this library's errors."""
+    """A group whose commands may raise this library's errors: one sentence on stderr, and the exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except FluxySyncError as error:
-            raise Failure(error) from error
+            click.echo(f"fluxy-sync: {error}", err=True)
+            ctx.exit(exit_code_of(error))

@@ -24,7 +24,13 @@ PLAIN_TEXT = "text/plain; charset=utf-8"
 @click.option("--id", "operation_id", help="Its idempotency key.  [default: a new UUID]")
 @json_option
 def queue(
-    method: str, path: str, body: str | None, headers: tuple[str, ...], lane: str, operation_id: str | None, as_json: bool
+    method: str,
+    path: str,
+    body: str | None,
+    headers: tuple[str, ...],
+    lane: str,
+    operation_id: str | None,
+    as_json: bool,
 ) -> None:
     """Queue one HTTP request; when this returns, it is on disk, sealed.
 
@@ -93,7 +99,9 @@ def _read_file(path: str) -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
-        raise click.BadParameter(f"{path!r} can't be read ({reason}); nothing was accepted", param_hint="--body") from None
+        raise click.BadParameter(
+            f"{path!r} can't be read ({reason}); nothing was accepted", param_hint="--body"
+        ) from None
 
 
 def _read_text(text: str) -> bytes | str:

@@ -9,27 +9,26 @@ from fluxy_sync.cli.output import json_option, make_console, print_json
 
 if TYPE_CHECKING:
     from rich.panel import Panel
-    from rich.text import Text
 
     from fluxy_sync.status import Status
 
 # Sign, style and meaning of each state of the gate: the word and the sign carry what the colour does.
 GATES = {
     "open": ("●", "green", "operations are sent as they come"),
-    "offline": ("○", "yellow", "the upstream can't be reached; everything is kept and sent when it is back"),
-    "paused": ("‖", "yellow", "someone paused it; everything is kept"),
-    "unauthorized": ("✕", "red", "the upstream refuses the credentials; everything is kept"),
+    "offline": ("○", "yellow", "the upstream can't be reached"),
+    "paused": ("‖", "yellow", "someone paused it"),
+    "unauthorized": ("✕", "red", "the upstream refuses the credentials"),
 }
 UNKNOWN_GATE = ("?", "red", "")
 REASONS = {
     "refused": "connection refused",
-    "dns": "its name can't be resolved",
-    "no-route": "no route to it",
+    "dns": "the upstream's name can't be resolved",
+    "no-route": "no route to the upstream",
     "connect-timeout": "no answer to the connection",
     "read-timeout": "no answer to the request",
     "connection-lost": "the connection was lost",
-    "tls": "its TLS certificate or handshake failed",
-    "captive-portal": "a captive portal answers in its place",
+    "tls": "the TLS handshake failed",
+    "captive-portal": "a captive portal answers in the upstream's place",
 }
 WRONG_ANSWER = "wrong-answer-"
 
@@ -66,39 +65,37 @@ def status_panel(record: "Status", namespace: str, upstream: str | None, now: da
     table.add_column(justify="right")
     table.add_column()
     mark, style, meaning = GATES.get(record.gate, UNKNOWN_GATE)
-    table.add_row("gate", f"[bold {style}]{mark} {record.gate}[/]", _why(record, now) or meaning)
+    table.add_row("gate", f"[bold {style}]{mark} {record.gate}[/]", reason_text(record.reason) or meaning)
+    if record.since is not None:
+        table.add_row("since", "", _since(record.since, now))
     for name, count, note in _counts(record):
         table.add_row(name, f"[bold]{count:,}[/]" if count else "0", note)
     title = f"[bold]fluxy-sync[/] {namespace}{f' → {upstream}' if upstream else ''}"
     return Panel(table, title=title, title_align="left", border_style=style, padding=(0, 2), expand=False)
 
 
-def _counts(record: "Status") -> list[tuple[str, int, "str | Text"]]:
+def _counts(record: "Status") -> list[tuple[str, int, str]]:
     oldest = "" if record.oldest_age_s is None else f"the oldest for {duration(record.oldest_age_s)}"
     lanes = f"on {record.lanes:,} {'lane' if record.lanes == 1 else 'lanes'}" if record.lanes else ""
     return [
         ("pending", record.pending, ", ".join(filter(None, (lanes, oldest)))),
         ("syncing", record.syncing, "being sent now" if record.syncing else ""),
-        ("retrying", record.retrying, "answered with a failure, tried again later" if record.retrying else ""),
+        ("retrying", record.retrying, "tried before, waiting for the next try" if record.retrying else ""),
         ("held", record.held, "wait for someone, or for a missing key" if record.held else ""),
         ("dead", record.dead, "[red]gave up; kept, not sent[/]" if record.dead else ""),
         ("delivered", record.delivered_total, "in all"),
     ]
 
 
-def _why(record: "Status", now: datetime) -> str:
-    """Since when, and for what reason."""
-    since = ""
-    if record.since is not None:
-        began = datetime.fromisoformat(record.since)
-        since = f"since {began:%Y-%m-%d %H:%M:%S} UTC ({duration((now - began).total_seconds())})"
-    return ": ".join(filter(None, (since, reason_text(record.reason))))
+def _since(moment: str, now: datetime) -> str:
+    began = datetime.fromisoformat(moment)
+    return f"{began:%Y-%m-%d %H:%M:%S} UTC, {duration((now - began).total_seconds())} ago"
 
 
 def reason_text(reason: str) -> str:
     """A reason code in words."""
     if reason.startswith(WRONG_ANSWER):
-        return f"it answers {reason.removeprefix(WRONG_ANSWER)}"
+        return f"the upstream answers {reason.removeprefix(WRONG_ANSWER)}"
     return REASONS.get(reason, reason)
 
 

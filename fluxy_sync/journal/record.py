@@ -4,6 +4,7 @@
 times in milliseconds of journal time, big-endian. The scripts write the times (``lua/_prelude.lua``).
 """
 
+import re
 import uuid
 
 import msgspec
@@ -16,6 +17,7 @@ FLAG_DUE = 1
 FLAG_EXPIRES = 2
 FLAG_CANCELLED = 4
 _TIME_BYTES = 6
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class NewRecord(msgspec.Struct, frozen=True):
@@ -42,12 +44,8 @@ class StoredRecord(msgspec.Struct, frozen=True):
 
 def pack_id(operation_id: str) -> bytes:
     """The id in its stored form: canonical UUIDs as 16 bytes, others as text."""
-    try:
-        as_uuid = uuid.UUID(operation_id)
-    except ValueError:
-        as_uuid = None
-    if as_uuid is not None and str(as_uuid) == operation_id:
-        return b"\0" + as_uuid.bytes
+    if _UUID.fullmatch(operation_id):
+        return b"\0" + bytes.fromhex(operation_id.replace("-", ""))
     text = operation_id.encode()
     return bytes([len(text)]) + text
 
@@ -72,6 +70,8 @@ def parse(record: bytes) -> StoredRecord:
             if flags & flag:
                 times[index] = int.from_bytes(record[at : at + _TIME_BYTES], "big")
                 at += _TIME_BYTES
+        if len(record) < at:
+            raise ValueError("cut off")
     except (IndexError, ValueError) as error:
         raise CorruptRecord("the record's clear part is damaged") from error
     return StoredRecord(record[0], operation_id, flags, *times, record[at:])

@@ -3,6 +3,9 @@
 import functools
 import hashlib
 import importlib.resources
+import os
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -123,11 +126,21 @@ def explain(error: redis.RedisError) -> StorageUnavailable:
     return StorageUnavailable(f"the store refused a command ({type(error).__name__}): {text[:200]}")
 
 
+def _is_stale(connection: Any) -> bool:
+    """Whether something came that nobody asked for: mostly the end of it, as the store has closed it."""
+    try:
+        return bool(connection.can_read())
+    except (redis.ConnectionError, redis.TimeoutError, OSError):
+        return True
+
+
 class Store:
     """Runs scripts and commands on one store. Safe to share between threads, and after a fork."""
 
     def __init__(self, client: "redis.Redis") -> None:
         self._pool = client.connection_pool
+        self._local = threading.local()
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self.client = client
 
     def run(self, script: "Script", *arguments: Argument, lane_keys: Sequence[str] = ()) -> Any:
@@ -172,20 +185,25 @@ class Store:
         except BaseException:
             connection.disconnect()  # replies may still be on their way: nobody may read them as his own
             raise
-        finally:
-            self._pool.release(connection)
 
     def _connection(self) -> Any:
+        """This thread's connection, whole. One for each thread: taking it from the pool would cost as much as sending."""
+        connection = getattr(self._local, "connection", None)
         try:
-            return self._pool.get_connection()
-        except redis.exceptions.BusyLoadingError as error:
-            raise explain(error) from error
-        except redis.exceptions.AuthenticationError as error:
+            if connection is None or connection.pid != os.getpid():
+                connection = self._local.connection = self._pool.make_connection()
+                self._connections.add(connection)
+            elif connection.is_connected and _is_stale(connection):
+                connection.disconnect()
+            connection.connect()
+        except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise NotSent(
-                "the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'"
-            ) from error
+            raise NotSent("the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'") from error
+        return connection
 
     def close(self) -> None:
+        """Close the connections of all threads."""
+        for connection in list(self._connections):
+            connection.disconnect()
         self._pool.disconnect()

@@ -13,7 +13,7 @@ local FORMAT = '\1'
 local FLAG_DUE, FLAG_EXPIRES, FLAG_CANCELLED = 1, 2, 4
 local MAX_STEP_MS = 5000 -- journal time never advances further than this between two looks at the clock
 
-local function int(n) return string.format('%.0f', n) end
+local int = tostring -- exact for whole numbers below 10^14, and all here are
 
 -- What almost every script reads: once here, changed in memory, written once by save(). The other counters are
 -- bumped where they change.
@@ -47,18 +47,23 @@ end
 -- A record: format (1) | id length (1; 0: the 16 bytes of a UUID) | id | flags (1) | accepted (6, ms)
 --           | due (6, ms, if flagged) | expires (6, ms, if flagged) | sealed
 local function parse(record)
-  local length = string.byte(record, 2)
-  if length == 0 then length = 16 end
-  local at = 3 + length
-  local head = { id = string.sub(record, 2, at - 1), flags = string.byte(record, at), due = 0 }
-  if #record < at + 6 then -- damaged: even its clear part can't be read
+  local length = string.byte(record, 2) or 0
+  local is_text = length > 0
+  if not is_text then length = 16 end
+  local at = 3 + length -- of the flags
+  local head = { id = string.sub(record, 2, at - 1), flags = string.byte(record, at) or 0, due = 0 }
+  local ends = at + 6
+  if head.flags % 2 >= FLAG_DUE then ends = ends + 6 end
+  if head.flags % 4 >= FLAG_EXPIRES then ends = ends + 6 end
+  -- Damaged: even its clear part can't be read. Only a tombstone is nothing but that.
+  if #record < ends or head.flags > FLAG_CANCELLED or (head.flags == FLAG_CANCELLED and #record > ends)
+    or (is_text and string.find(head.id, '[^!-~]', 2)) then
     head.flags, head.accepted, head.broken = 0, book.now, true
     return head
   end
   head.accepted = struct.unpack('>I6', record, at + 1)
-  at = at + 7
-  if head.flags % 2 >= 1 and #record >= at + 5 then head.due = struct.unpack('>I6', record, at); at = at + 6 end
-  head.cancelled = head.flags % 8 >= FLAG_CANCELLED
+  if head.flags % 2 >= FLAG_DUE then head.due = struct.unpack('>I6', record, at + 7) end
+  head.cancelled = head.flags == FLAG_CANCELLED
   return head
 end
 

@@ -11,16 +11,31 @@ local command, is_repeat, limit, wake_ms = ARGV[1], ARGV[2] == '1', tonumber(ARG
 local max_pending, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST, WIDTH = 7, 6
 
-local function known(member)
-  return redis.call('SISMEMBER', RECENT, member) == 1 or redis.call('SISMEMBER', RECENT_OLD, member) == 1
+-- Which of the members are remembered: a table of 0|1.
+local function known(members)
+  local now, before = {}, {}
+  for from = 1, #members, 1000 do
+    local to = math.min(from + 999, #members)
+    for _, found in ipairs(redis.call('SMISMEMBER', RECENT, unpack(members, from, to))) do now[#now + 1] = found end
+    for _, found in ipairs(redis.call('SMISMEMBER', RECENT_OLD, unpack(members, from, to))) do
+      before[#before + 1] = found
+    end
+  end
+  for i, found in ipairs(before) do now[i] = now[i] + found end
+  return now
 end
 
-local answer, fresh, bytes = { 'ok', 0 }, {}, 0
-if known(command) then return { 'refused' } end
+local answer, fresh, named, bytes = { 'ok', 0 }, {}, {}, 0
+local members = { command }
+for at = FIRST, #ARGV, WIDTH do members[#members + 1] = ARGV[at + 2] end
+local remembered = known(members)
+if remembered[1] > 0 then return { 'refused' } end
 for at = FIRST, #ARGV, WIDTH do
-  if known(ARGV[at + 2]) then
-    answer[#answer + 1] = (at - FIRST) / WIDTH
+  local position, id = (at - FIRST) / WIDTH, ARGV[at + 2]
+  if remembered[position + 2] > 0 or named[id] then
+    answer[#answer + 1] = position
   else
+    named[id] = true
     fresh[#fresh + 1] = at
     bytes = bytes + #ARGV[at + 5] + #ARGV[at + 2] + 8
   end

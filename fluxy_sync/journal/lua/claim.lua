@@ -25,10 +25,12 @@ local function take()
       bury(lane, head, head.broken and 'corrupt' or 'killed-its-worker', retries_of(lane, head.id), '')
       redis.call('LPOP', key)
       buried = true
-      head, takeovers = advance(lane, key), 0
+      settle_down(lane, advance(lane, key)) -- the next one may be damaged, too: it is looked at in its turn
+    elseif head and head.due <= book.now then
+      return lane, key, head, takeovers
+    else
+      settle_down(lane, head)
     end
-    if head and head.due <= book.now then return lane, key, head, takeovers end
-    settle_down(lane, head)
   end
   return nil, 0
 end
@@ -57,7 +59,7 @@ while whole and at < most and bytes < most_bytes do
   if #records == 0 then break end
   for _, record in ipairs(records) do
     local next_head = parse(record)
-    if next_head.broken or next_head.due > book.now then whole = false; break end
+    if next_head.broken or next_head.due > book.now or bytes + #record > most_bytes then whole = false; break end
     if not next_head.cancelled then
       answer[#answer + 1] = record
       bytes = bytes + #record

@@ -68,10 +68,10 @@ if status == 'ok' then
     settle_down(lane, head)
   else
     pop_head()
-    kept = not give_up and head and head.due <= book.now
+    kept = not give_up and head and not head.broken and head.due <= book.now
     if not kept then settle_down(lane, head) end
   end
-elseif give_up or not head then
+elseif give_up or not head or head.broken then
   settle_down(lane, head)
 else
   kept = true

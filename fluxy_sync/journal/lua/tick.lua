@@ -11,7 +11,9 @@ local OFFERS = 100
 if ARGV[3] == '1' or redis.call('PTTL', WAKE) > wake_ms then redis.call('DEL', WAKE) end
 
 local offered = 0
-local held = redis.call('HSCAN', HELD, '0', 'COUNT', OFFERS)[2]
+-- Each tick looks at the next stretch of the held lanes: those that stay must not hide the others.
+local scan = redis.call('HGET', PULSE, 'held') or '0'
+local next_scan, held = unpack(redis.call('HSCAN', HELD, scan, 'COUNT', OFFERS))
 for i = 1, #held, 2 do
   local at = tonumber(string.match(held[i + 1], '^%d+'))
   if at > 0 and at <= book.now then
@@ -22,7 +24,7 @@ for i = 1, #held, 2 do
 end
 
 local age = book.wall - book.read_wall
-local waiting = book.pending > 0 or #held > 0
+local waiting = book.pending > 0 or redis.call('HLEN', HELD) > 0
 if offered > 0 then
   commit()
 elseif not waiting then
@@ -33,6 +35,7 @@ elseif age < 0 or age >= durable_ms then
 end
 
 redis.set_repl(redis.REPL_NONE)
+if next_scan ~= scan then redis.call('HSET', PULSE, 'held', next_scan) end
 local beat = tonumber(redis.call('HGET', PULSE, 'beat') or -1)
 redis.call('HSET', PULSE, role == 'beat' and 'beat' or 'steward ' .. name, int(book.wall))
 local beat_age = beat >= 0 and beat <= book.wall and book.wall - beat or -1

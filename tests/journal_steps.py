@@ -1,0 +1,73 @@
+"""Short ways to say what a test does to a journal."""
+
+import uuid
+from collections.abc import Sequence
+
+from fluxy_sync.journal import Claim, Idle, Journal, NewRecord
+from fluxy_sync.journal.journal import Verdict
+from fluxy_sync.journal.record import parse
+
+WORKER = "aa 11"
+OTHER_WORKER = "bb 21"
+
+
+def new(name: str, lane: str = "a", *, countdown_s: float = 0.0, expires_s: float = 0.0, size: int = 8) -> NewRecord:
+    """An operation whose sealed part is ``size`` bytes."""
+    return NewRecord(name, lane, name.encode().ljust(size, b".")[:size], countdown_s, expires_s)
+
+
+def queue(journal: Journal, *names: str, lane: str = "a") -> None:
+    """Accept operations on one lane, in this order."""
+    journal.append([new(name, lane) for name in names])
+
+
+def claim(journal: Journal, holder: str = WORKER, *, most: int = 64) -> Claim:
+    """Claim, where something must be due."""
+    found = journal.claim(holder, most=most)
+    assert isinstance(found, Claim), found
+    return found
+
+
+def idle(journal: Journal) -> Idle:
+    """Claim, where nothing may be due."""
+    found = journal.claim(WORKER)
+    assert isinstance(found, Idle), found
+    return found
+
+
+def names(records: Sequence[bytes]) -> list[str]:
+    """The ids of stored records."""
+    return [parse(record).id for record in records]
+
+
+def waiting(journal: Journal, lane: str = "a") -> list[str]:
+    """The ids in a lane, tombstones left out."""
+    records = map(parse, journal.store.command("LRANGE", journal.keys.lane(lane), 0, -1))
+    return [record.id for record in records if record.flags != 4]
+
+
+def settle_head(journal: Journal, verdict: Verdict, lane: str = "a", *, pause_s: float = 0.0) -> str:
+    """Claim what is due, which must be this lane, and settle its head; returns its id."""
+    run = claim(journal, most=1)
+    assert run.lane == lane
+    name = names(run.records)[0]
+    assert journal.settle(run.lane, run.fence, name, verdict, pause_s=pause_s, give_up=True).status == "ok"
+    return name
+
+
+def let_pass(journal: Journal, seconds: float) -> None:
+    """Move journal time on; the wall's clock stays out of it."""
+    journal.store.command("HINCRBY", counts(journal), "now", round(seconds * 1000))
+
+
+def now_ms(journal: Journal) -> int:
+    """Journal time as it was last written."""
+    return int(journal.store.command("HGET", counts(journal), "now"))
+
+
+def counts(journal: Journal) -> str:
+    return journal.keys.fixed[0]
+
+
+def fresh_uuid() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,33 @@
+"""Each error of the library has the exit code that the contract names."""
+
+import pytest
+
+from fluxy_sync import errors
+from fluxy_sync.cli.exits import exit_code_of
+
+CONTRACT = {
+    "FluxySyncError": 1,
+    "QueueFull": 1,
+    "Unreachable": 1,
+    "SealError": 1,
+    "CorruptRecord": 1,
+    "ConfigError": 2,
+    "InvalidOperation": 2,
+    "OperationTooLarge": 2,
+    "StorageUnavailable": 3,
+    "AcceptanceUnknown": 3,
+}
+NEED_MORE = {"DeliveryFailed", "UnknownKey"}  # their constructors take a reason or a key's id
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_each_error_has_its_exit_code(name: str) -> None:
+    """0 done, 1 it failed, 2 wrong usage, 3 the store is unreachable."""
+    assert exit_code_of(getattr(errors, name)("x")) == CONTRACT[name]
+
+
+def test_no_error_is_forgotten() -> None:
+    """A new class of error must be given its exit code here."""
+    known = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert known == CONTRACT.keys() | NEED_MORE
+    assert exit_code_of(errors.UnknownKey("k")) == exit_code_of(errors.DeliveryFailed("500")) == 1
