@@ -1,4 +1,4 @@
-"""The Celery app: ``create_app(settings)``, ``install(app)`` for a user's own, and the default app with its schedule."""
+"""The Celery app: ``create_app(settings)``, ``install(app)`` for a user's own, the default app and its schedule."""
 
 import functools
 import logging

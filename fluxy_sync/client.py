@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 from fluxy_sync.app import cancel_anywhere, create_app, default_app
 from fluxy_sync.engine import Engine
+from fluxy_sync.journal import NewRecord
 from fluxy_sync.operation import DEFAULT_LANE, SYNC_OP
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.settings import Settings
@@ -104,9 +104,17 @@ class FluxySync:
         return [QueuedOperation(self, record.id, record.lane) for record in records]
 
     def _record(
-        self, task: SyncTask, method: str, path: str, *, body: Any = None, headers: Any = None, lane: Any = DEFAULT_LANE,
-        id: str | None = None, **options: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        task: SyncTask,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        headers: Any = None,
+        lane: str | None = DEFAULT_LANE,
+        id: str | None = None,
+        **options: Any,
+    ) -> NewRecord:
         given = {} if headers is None else {"headers": headers}
         return task.new_record((method, path), {"body": body, **given}, id, lane=lane, **options)
 

@@ -172,7 +172,7 @@ class Link:
 
     def open(self) -> None:
         """The link is back; claims begin within the jitter, so that many gateways don't return at once."""
-        if self._journal.open_gate("offline", opens_in_s=random.uniform(0, OPENING_JITTER_S)):
+        if self._journal.open_gate("offline", opens_in_s=random.uniform(0, OPENING_JITTER_S)):  # noqa: S311 -- jitter
             logger.info("The upstream answers again: deliveries go on.")
             self._announce("resume")
 

@@ -139,7 +139,7 @@ class GuardedAdapter(HTTPAdapter):
     """A requests transport whose connections watch the flight's limits. It never repeats a request."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
@@ -314,7 +314,7 @@ class Delivery:
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url, prepared.body = request.method, request.url, request.body
         prepared.headers = CaseInsensitiveDict(request.headers)
-        prepared.hooks = default_hooks()  # type: ignore[no-untyped-call]
+        prepared.hooks = default_hooks()
         origin = origin_of(request.url)
         if origin == self.origin:
             self._add_credentials(prepared)

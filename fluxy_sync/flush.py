@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from celery.app.trace import build_tracer
-from kombu.utils.json import loads
+from kombu.utils import json
 
 from fluxy_sync.connectivity import Link
 from fluxy_sync.delivery import Flight, Stamp, boottime, fence_scope
@@ -31,7 +31,7 @@ UNSETTLED_PAUSE_S = 1.0
 
 
 class Keeper:
-    """The thread of a process that holds claims: renews them while a request is in flight, and ends what takes too long."""
+    """A thread of each process that holds claims: renews them during a request, and ends what takes too long."""
 
     LOOK_S = 0.5
     RENEW_BELOW_S = (CLAIM_S - CLOCK_MARGIN_S) * 0.6
@@ -200,7 +200,7 @@ class Flush:
 
     def _request(self, now: UnderWay) -> dict[str, Any]:
         """The request as Celery's message protocol 2 would bring it."""
-        carried = loads(now.operation.options) if now.operation.options else {}
+        carried = json.loads(now.operation.options) if now.operation.options else {}
         links, errbacks = carried.pop("link", None), carried.pop("link_error", None)
         stamps = {name: carried.get(name) for name in carried.get("stamped_headers") or ()}
         return {

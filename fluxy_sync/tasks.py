@@ -224,7 +224,7 @@ class SyncTask(Task):
             raise Retry(message=f"{now.outcome.reason}", exc=DeliveryFailed(now.outcome.reason)) from error
         except DeliveryFailed:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- whatever a user's task raises
             self._fail(now, error)
         finally:
             now.answered = True

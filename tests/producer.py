@@ -1,7 +1,7 @@
 """A producer service as a process of its own: queues operations, and notes each one that was accepted.
 
-``python -m tests.producer --name p1 --count 250 --lanes a,b --record accepted.jsonl``; settings come from the environment.
-The body of each operation is ``{"lane": ..., "n": ...}``; n grows per producer and lane.
+``python -m tests.producer --name p1 --count 250 --lanes a,b --record accepted.jsonl``; settings come from the
+environment. The body of each operation is ``{"lane": ..., "n": ...}``; n grows per producer and lane.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from fluxy_sync import AcceptanceUnknown, FluxySync, StorageUnavailable
 from fluxy_sync.operation import new_operation_id
-
 
 LONGEST_S = 240.0  # whatever happens to the test that started it
 

@@ -11,7 +11,12 @@ from fluxy_sync.app import default_app
 app = default_app()
 app.conf.beat_schedule = {
     **app.conf.beat_schedule,
-    "heartbeat": {"task": "fluxy_sync.sync_op", "schedule": 1.0, "args": ("POST", "/heartbeat"), "options": {"lane": "beat"}},
+    "heartbeat": {
+        "task": "fluxy_sync.sync_op",
+        "schedule": 1.0,
+        "args": ("POST", "/heartbeat"),
+        "options": {"lane": "beat"},
+    },
 }
 
 

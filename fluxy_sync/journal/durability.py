@@ -19,7 +19,7 @@ def check_durability(store: Store, durability: str) -> None:
         StorageUnavailable: it can't be asked.
     """
     try:
-        found: dict[str, Any] = store.client.config_get("appendonly", "appendfsync", "maxmemory-policy")
+        found: Any = store.client.config_get("appendonly", "appendfsync", "maxmemory-policy")
     except redis.exceptions.NoPermissionError:
         return  # an ACL hides the settings; `doctor` says so
     except redis.exceptions.ResponseError as error:

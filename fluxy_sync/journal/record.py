@@ -74,7 +74,7 @@ def parse(record: bytes) -> StoredRecord:
             raise ValueError("cut off")
     except (IndexError, ValueError) as error:
         raise CorruptRecord("the record's clear part is damaged") from error
-    return StoredRecord(record[0], operation_id, flags, *times, record[at:])
+    return StoredRecord(record[0], operation_id, flags, times[0], times[1], times[2], record[at:])
 
 
 def seal_context(namespace: str, lane: str, operation_id: str) -> bytes:

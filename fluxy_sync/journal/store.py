@@ -61,7 +61,8 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> "redis.Redis":
     service, _, db = parts.path.strip("/").partition("/")
     service = service or parse_qs(parts.query).get("master_name", ["mymaster"])[0]
     password = unquote(credentials.rpartition(":")[2]) or None
-    client: redis.Redis = Sentinel(nodes, sentinel_kwargs=dict(options), **options).master_for(
+    sentinel: Any = Sentinel  # redis-py leaves it untyped
+    client: redis.Redis = sentinel(nodes, sentinel_kwargs=dict(options), **options).master_for(
         service, password=password, db=int(db or 0)
     )
     return client
@@ -187,7 +188,7 @@ class Store:
             raise
 
     def _connection(self) -> Any:
-        """This thread's connection, whole. One for each thread: taking it from the pool would cost as much as sending."""
+        """This thread's connection, whole: taking one from the pool each time would cost as much as sending."""
         connection = getattr(self._local, "connection", None)
         try:
             if connection is None or connection.pid != os.getpid():
@@ -199,7 +200,9 @@ class Store:
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise NotSent("the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'") from error
+            raise NotSent(
+                "the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'"
+            ) from error
         return connection
 
     def close(self) -> None:

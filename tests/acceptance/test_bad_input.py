@@ -19,7 +19,10 @@ def sync(gateway: Gateway) -> FluxySync:
 BAD: dict[str, tuple[Queue, str]] = {
     "unknown method": (lambda s: s.queue("FETCH", "/x"), "FETCH isn't an HTTP method.*use one of POST"),
     "no method": (lambda s: s.queue(None, "/x"), "HTTP method"),  # type: ignore[arg-type]
-    "newline in a header": (lambda s: s.queue("POST", "/x", headers={"X-A": "a\r\nHost: evil"}), "X-A must be one line"),
+    "newline in a header": (
+        lambda s: s.queue("POST", "/x", headers={"X-A": "a\r\nHost: evil"}),
+        "X-A must be one line",
+    ),
     "newline in a name": (lambda s: s.queue("POST", "/x", headers={"X\nA": "a"}), "header's name"),
     "a header of ours": (lambda s: s.queue("POST", "/x", headers={"Idempotency-Key": "1"}), "set by the engine"),
     "another origin": (lambda s: s.queue("POST", "http://elsewhere.example/x"), "FLUXY_SYNC_ALLOWED_ORIGINS"),

@@ -83,7 +83,9 @@ def sync(app: Celery) -> FluxySync:
 
 
 def arrived(server: Upstream, path: str) -> dict[str, Any]:
-    found: dict[str, Any] = wait_until(lambda: next((r for r in server.requests() if r["path"] == path), None), what=path)
+    found: dict[str, Any] = wait_until(
+        lambda: next((r for r in server.requests() if r["path"] == path), None), what=path
+    )
     return found
 
 
@@ -174,7 +176,9 @@ def test_a_chain_with_a_mutable_step_is_refused(app: Celery, sync: FluxySync) ->
 def test_links_are_called_sync_tasks_and_others(app: Celery, server: Upstream, running: Gateway) -> None:
     """A link that is a SyncTask goes through the journal, a plain task through the broker; sealed both ways."""
     task = app.tasks[SYNC_OP]
-    plain = app.signature("user.plain", args=("linked",), immutable=True, queue=f"{running.environment['FLUXY_SYNC_NAMESPACE']}.tasks")
+    plain = app.signature(
+        "user.plain", args=("linked",), immutable=True, queue=f"{running.environment['FLUXY_SYNC_NAMESPACE']}.tasks"
+    )
     task.apply_async(("POST", "/linking"), link=[task.si("POST", "/linked"), plain])
     arrived(server, "/linked")
     wait_until(lambda: "plain ('linked',)" in Path(running.environment["NOTES"]).read_text())

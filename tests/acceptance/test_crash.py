@@ -143,7 +143,9 @@ def test_a_second_worker_of_one_name_refuses_to_start(gateway: Gateway, upstream
     """Two live workers of one node name would take each other for dead: the second says so and ends with code 2."""
     upstream.start()
     gateway.start("worker:twin")
-    second = Gateway({k.removeprefix("FLUXY_SYNC_"): v for k, v in gateway.environment.items()}, gateway.folder / "second")
+    second = Gateway(
+        {k.removeprefix("FLUXY_SYNC_"): v for k, v in gateway.environment.items()}, gateway.folder / "second"
+    )
     second.folder.mkdir()
     second.start("worker:twin", wait=False)
     try:

@@ -1,5 +1,6 @@
 """The main job: the link goes, operations wait; the link comes back, they arrive in order."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -33,14 +34,17 @@ def test_a_thousand_operations_wait_for_the_link_and_arrive_in_order(
     # Each lane has one producer at a time: so the order of acceptance is known outside the store, too.
     lanes = ["a", "b", "c", "c2"]
     producers = [
-        produce(gateway, f"p{i}", 250, lane, record) for i, (lane, record) in enumerate(zip(lanes, records, strict=True))
+        produce(gateway, f"p{i}", 250, lane, record)
+        for i, (lane, record) in enumerate(zip(lanes, records, strict=True))
     ]
     assert [p.wait(60) for p in producers] == [0, 0, 0, 0]
 
     sync = FluxySync(gateway.settings())
     status = sync.status()
     assert (status.pending, status.gate, status.online) == (1000, "offline", False)
-    assert gateway.log("worker").count("refused") <= 2 + 1, "one attempt for each pool process, and one line for the gate"
+    assert gateway.log("worker").count("refused") <= 2 + 1, (
+        "one attempt for each pool process, and one line for the gate"
+    )
 
     upstream.start()
     back = time.time()
@@ -65,8 +69,10 @@ def test_it_wakes_by_itself_without_beat(gateway: Gateway, upstream: Upstream) -
     assert upstream.requests()[0]["t"] - back < 7.0
 
 
-def test_a_failing_operation_is_retried_with_backoff_and_holds_only_its_lane(gateway: Gateway, upstream: Upstream) -> None:
-    """503 three times: four tries with one key, attempts 1-4, pauses within [d/2, d]; only its own lane waits for it."""
+def test_a_failing_operation_is_retried_with_backoff_and_holds_only_its_lane(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    """503 three times: four tries with one key, attempts 1-4, pauses within [d/2, d]; only its lane waits for it."""
     upstream.start()
     upstream.script("/flaky", [503, 503, 503, 201])
     gateway.start("worker", "beat")
@@ -80,7 +86,7 @@ def test_a_failing_operation_is_retried_with_backoff_and_holds_only_its_lane(gat
     assert [r["attempt"] for r in tries] == [1, 2, 3, 4]
     assert {r["key"] for r in tries} == {first.id}
     assert len({r["body"] for r in tries}) == 1
-    pauses = [later["mono"] - earlier["mono"] for earlier, later in zip(tries, tries[1:], strict=False)]
+    pauses = [later["mono"] - earlier["mono"] for earlier, later in itertools.pairwise(tries)]
     for pause, d in zip(pauses, (1.0, 2.0, 4.0), strict=True):
         assert d / 2 <= pause <= d + 0.25, pauses  # and the moment that a request takes
     order = [r["path"] for r in upstream.requests()]

@@ -32,7 +32,7 @@ def everything_in(client: "redis.Redis") -> bytes:
 
 
 def test_no_payload_appears_anywhere(gateway: Gateway, upstream: Upstream, tmp_path: Path, caplog: Any) -> None:
-    """Not in Redis, its AOF, celery's inspect, task events, results, or the logs: waiting, failing, dead or delivered."""
+    """Not in Redis, its AOF, inspect, task events, results, or the logs: waiting, failing, dead or delivered."""
     caplog.set_level(logging.DEBUG)
     with EmbeddedStore(tmp_path / "secrecy") as store:
         store.wait_ready()
@@ -99,7 +99,7 @@ def test_credentials_are_added_when_sending_and_only_for_the_upstream(
         assert upstream.requests()[0]["headers"]["authorization"] == f"Bearer {MARKER}"
         assert "authorization" not in foreign.requests()[0]["headers"]
         client = redis.Redis.from_url(gateway.environment["FLUXY_SYNC_REDIS_URL"])
-        own = [key for key in client.scan_iter(f"*{gateway.environment['FLUXY_SYNC_NAMESPACE']}*")]
+        own = list(client.scan_iter(f"*{gateway.environment['FLUXY_SYNC_NAMESPACE']}*"))
         assert own
         client.close()
     assert MARKER not in gateway.log("worker")

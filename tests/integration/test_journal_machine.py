@@ -182,7 +182,9 @@ class JournalMachine(RuleBasedStateMachine):
     def settle_amiss(self, data: st.DataObject, **what: Any) -> None:
         """By a holder or a stale one, with an id that may have been settled before, or wait behind the head."""
         lane, fence, run = self._some_claim(data)
-        self._settle(data, lane, fence, data.draw(st.sampled_from([*run, *self.accepted[lane], "never-queued"])), **what)
+        self._settle(
+            data, lane, fence, data.draw(st.sampled_from([*run, *self.accepted[lane], "never-queued"])), **what
+        )
 
     def _settle(
         self, data: st.DataObject, lane: str, fence: int, name: str, *, verdict: Any, pause_s: float, reason: str,
