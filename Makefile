@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    echo "make: Python 3.11 or later is needed as $(PYTHON): install the Debian package python3 (of Debian 12 or later), or name another: make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "make: $(PYTHON) lacks its venv module: install the Debian package python3-venv" >&2; exit 2; }
-	@echo "Setting up $(VENV) ..."
+	@echo "Setting up $(VENV) ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

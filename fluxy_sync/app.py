@@ -8,13 +8,14 @@ from typing import Any
 
 from celery import Celery
 from celery.app.control import Control
+from kombu.entity import Queue
 
 from fluxy_sync import steward
 from fluxy_sync.beat import make_watch
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.operation import SYNC_OP
-from fluxy_sync.sealing import CONTENT_TYPE, register_vault
+from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, register_vault
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.tasks import CHECK_CONNECTIVITY, FLUSH, HttpTask, SyncTask, send
 
@@ -40,8 +41,8 @@ def create_app(settings: Settings | None = None) -> Celery:
         ConfigError: a setting is missing or wrong.
     """
     loaded = settings or load_settings()
-    engine = Engine(loaded, reload=None if settings else load_settings)
     app = Celery("fluxy_sync", set_as_current=False)
+    engine = Engine(loaded, None if settings else load_settings, on_store=lambda: _use_store(app, engine))
     app.conf.update(
         broker_transport_options=SOCKET_OPTIONS,
         broker_connection_retry_on_startup=True,
@@ -54,6 +55,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
         worker_cancel_long_running_tasks_on_connection_loss=True,  # only concerns late acks; a flush acks early
+        task_queues=[Queue(loaded.queue_name), Queue(f"{loaded.namespace}.tasks")],
         task_default_queue=f"{loaded.namespace}.tasks",
         worker_concurrency=loaded.worker_concurrency,
         beat_scheduler="fluxy_sync.beat:Scheduler",
@@ -86,6 +88,7 @@ def _result_backend(settings: Settings) -> str:
 def seal_everything(app: Celery, engine: Engine) -> None:
     """Make the sealed serializer the app's own, for messages and results."""
     name = register_vault(engine.vault, engine.settings.namespace)
+    app.send_task = functools.partial(_redact, app.send_task)
     app.conf.update(
         task_serializer=name,
         result_serializer=name,
@@ -153,6 +156,11 @@ def _send_task(app: Celery, original: Any, name: str, args: Any = None, kwargs: 
     if isinstance(task, SyncTask) and "task_type" not in options:
         return task.apply_async(args, kwargs, **options)
     return original(name, args, kwargs, **options)
+
+
+def _redact(original: Any, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    """The sealed serializer hides a message's body; this hides the copies that Celery puts into its headers."""
+    return original(name, args, kwargs, **{"argsrepr": REDACTED, "kwargsrepr": REDACTED} | options)
 
 
 class SyncControl(Control):

@@ -22,11 +22,18 @@ class Engine:
         settings: as loaded; where they name no store, ``reload`` is asked again at each use, so that a producer may
             start before its gateway.
         reload: reads the settings anew.
+        on_store: called once a store is named after all.
     """
 
-    def __init__(self, settings: Settings, reload: Callable[[], Settings] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reload: Callable[[], Settings] | None = None,
+        on_store: Callable[[], None] | None = None,
+    ) -> None:
         self._settings = settings
         self._reload = reload
+        self._on_store = on_store
         self._lock = threading.Lock()
         self._origins: tuple[Settings, tuple[str, ...]] | None = None
         self._forget()
@@ -48,6 +55,8 @@ class Engine:
         """The settings; read again while they name no store."""
         if self._settings.redis_url is None and self._reload is not None:
             self._settings = self._reload()
+            if self._settings.redis_url is not None and self._on_store is not None:
+                self._on_store()
         return self._settings
 
     @property

@@ -1,5 +1,6 @@
 """Who a worker is on this machine, and which earlier ones are dead."""
 
+import errno
 import fcntl
 import mmap
 import os
@@ -12,13 +13,19 @@ from fluxy_sync.errors import ConfigError
 _DOOR, _CLOSING = 0, 1
 
 
-def _lock(path: Path) -> IO[str] | None:
-    """Open and lock a file for this process and the children that it forks; None where somebody holds it."""
+def _lock(path: Path, *, with_children: bool) -> IO[str] | None:
+    """Open and lock a file; None where somebody holds it.
+
+    Args:
+        with_children: flock, which children inherit by the fork; else a POSIX lock, which ends with this process.
+    """
     file = path.open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        (fcntl.flock if with_children else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
         return None
     return file
 
@@ -36,14 +43,18 @@ class Incarnation:
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._dir = runtime_dir
         self.id = uuid.uuid4().hex
-        node_lock = _lock(runtime_dir / f"{node}.node")
+        # Not for the children: a pool that outlives its parent for a moment must not keep the next one from starting.
+        node_lock = _lock(runtime_dir / f"{node}.node", with_children=False)
         if node_lock is None:
             raise ConfigError(
                 f"a worker named {node} is running on this machine already; stop it, or set another FLUXY_SYNC_NODE"
             )
         self._node_lock = node_lock
-        own = _lock(self._path(self.id))
+        # Locked before it gets its name: a steward that looks meanwhile would take it for a dead one's.
+        unnamed = runtime_dir / f"{self.id}.new"
+        own = _lock(unnamed, with_children=True)
         assert own is not None  # a fresh UUID's file is nobody else's
+        unnamed.rename(self._path(self.id))
         self._own_lock = own
         self._flags = mmap.mmap(-1, mmap.PAGESIZE)
 
@@ -77,7 +88,7 @@ class Incarnation:
         """Earlier incarnations on this machine of which no process lives."""
         dead = []
         for path in self._dir.glob("*.worker"):
-            if path.stem != self.id and (file := _lock(path)) is not None:
+            if path.stem != self.id and (file := _lock(path, with_children=True)) is not None:
                 file.close()
                 dead.append(path.stem)
         return dead

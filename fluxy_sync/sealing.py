@@ -1,5 +1,6 @@
 """What goes through the broker or into a result is sealed, too: a kombu serializer."""
 
+import base64
 from typing import Any
 
 from kombu.serialization import register
@@ -11,17 +12,35 @@ from fluxy_sync.vault import KEY_ID_BYTES, Vault
 CONTENT_TYPE = "application/x-fluxy-sealed"
 SERIALIZER = "fluxy-sealed"
 REDACTED = "<sealed>"
+SEALED_VALUE = "fluxy-sealed:"
 _CONTEXT = b"fluxy-sync message"
 
 # kombu's registry is one for the process, and finds a decoder by content type alone.
 _vaults: dict[bytes, Vault] = {}
 
 
+def serializer_name(namespace: str) -> str:
+    """The name under which kombu knows the serializer of a namespace."""
+    return f"{SERIALIZER}.{namespace}"
+
+
+def seal_value(vault: Vault, value: Any) -> str:
+    """One value, sealed as text that any serializer takes."""
+    return SEALED_VALUE + base64.b64encode(vault.seal(dumps(value).encode(), _CONTEXT)).decode()
+
+
+def open_value(value: Any) -> Any:
+    """The value that ``seal_value`` sealed; any other one as it is."""
+    if isinstance(value, str) and value.startswith(SEALED_VALUE):
+        return unseal(base64.b64decode(value.removeprefix(SEALED_VALUE)))
+    return value
+
+
 def register_vault(vault: Vault, namespace: str) -> str:
     """Register the serializer for a namespace and return its name. The values are what Celery's JSON takes."""
     for key_id in vault.key_ids:
         _vaults[bytes.fromhex(key_id)] = vault
-    name = f"{SERIALIZER}.{namespace}"
+    name = serializer_name(namespace)
 
     def encode(value: Any) -> bytes:
         return vault.seal(dumps(value).encode(), _CONTEXT)

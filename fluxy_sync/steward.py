@@ -1,5 +1,6 @@
 """The thread beside each worker: tick, consumer, incarnation. And what its pool's processes share with it."""
 
+import functools
 import logging
 import os
 import sys
@@ -8,7 +9,8 @@ import time
 from typing import Any
 
 from celery import bootsteps, signals
-from celery.worker.control import control_command, inspect_command
+from celery.worker.control import Panel, control_command, inspect_command
+from kombu.utils.url import sanitize_url
 
 from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Watch
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
@@ -188,6 +190,23 @@ def _inspect(state: Any, **_: Any) -> dict[str, Any]:
         return {"error": type(error).__name__}
     names = ("pending", "syncing", "retrying", "held", "dead", "gate", "delivered_total")
     return {name: getattr(snapshot, name) for name in names}
+
+
+def _mask_broker(original: Any) -> Any:
+    """Celery's ``inspect stats`` drops a broker's password, but a unix socket's URL carries it in the host's name."""
+
+    @functools.wraps(original)
+    def stats(state: Any, **options: Any) -> Any:
+        answer = original(state, **options)
+        broker = answer.get("broker") or {}
+        if "@" in str(broker.get("hostname")):
+            broker["hostname"] = sanitize_url(broker["hostname"])
+        return answer
+
+    return stats
+
+
+Panel.data["stats"] = _mask_broker(Panel.data["stats"])
 
 
 class StewardStep(bootsteps.StartStopStep):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn
 from celery import Task
 from celery._state import get_current_worker_task
 from celery.exceptions import Ignore, Reject, Retry
+from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
@@ -34,7 +35,7 @@ from fluxy_sync.operation import (
     new_operation_id,
 )
 from fluxy_sync.retry import RetryPolicy
-from fluxy_sync.sealing import REDACTED
+from fluxy_sync.sealing import REDACTED, open_value, seal_value, serializer_name
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,13 @@ CARRIED = (
     "root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error", "headers", "shadow",
     "time_limit", "soft_time_limit", "ignore_result", "reply_to", "stamped_headers", "replaced_task_nesting",
 )  # fmt: skip
+
+
+class SyncResult(AsyncResult):
+    """Celery's AsyncResult, that opens a sealed value."""
+
+    def _set_cache(self, meta: dict[str, Any]) -> Any:
+        return super()._set_cache(meta | {"result": open_value(meta.get("result"))})
 
 
 class UnderWay:
@@ -179,6 +187,7 @@ class SyncTask(Task):
     def _carry(self, options: dict[str, Any]) -> str:
         kept = {name: options[name] for name in CARRIED if options.get(name) is not None}
         kept |= {name: options[name] for name in kept.get("stamped_headers", ()) if name in options}
+        kept |= {name: self._seal_later(kept[name]) for name in ("link", "link_error", "chain") if name in kept}
         if kept.get("ignore_result") == self.ignore_result:
             del kept["ignore_result"]
         parent = get_current_worker_task()
@@ -187,6 +196,22 @@ class SyncTask(Task):
             kept.setdefault("root_id", parent.request.root_id or parent.request.id)
         text: str = dumps(kept) if kept else ""
         return text
+
+    def _seal_later(self, step: Any) -> Any:
+        """A plain task that follows from this one goes through the broker: its message is sealed by itself."""
+        if isinstance(step, (list, tuple)):
+            return [self._seal_later(one) for one in step]
+        inner = step.get("kwargs", {}).get("tasks")
+        if inner is not None:  # a group or chain
+            return step | {"kwargs": step["kwargs"] | {"tasks": self._seal_later(inner)}}
+        if isinstance(self.app.tasks.get(step["task"]), SyncTask):
+            return dict(step)
+        sealed = {
+            "serializer": serializer_name(self.engine.settings.namespace),
+            "argsrepr": REDACTED,
+            "kwargsrepr": REDACTED,
+        }
+        return step | {"options": step.get("options", {}) | sealed}
 
     def _add_to_parent(self, result: Any, options: dict[str, Any]) -> None:
         parent = get_current_worker_task()
@@ -213,7 +238,7 @@ class SyncTask(Task):
         try:
             result = self.run(*args, **kwargs)
             now.outcome = now.outcome or Outcome(Verdict.DELIVERED, "returned")
-            return self.result_of(result)
+            return self._kept_form(result)
         except (Ignore, Reject, ClaimEnded):
             raise
         except Retry as retry:
@@ -229,9 +254,15 @@ class SyncTask(Task):
         finally:
             now.answered = True
 
-    def result_of(self, result: Any) -> Any:
-        """What the tracer may log, keep and hand on; under a foreign app's serializer a kept result is sealed."""
-        return result
+    def _kept_form(self, result: Any) -> Any:
+        """A result that goes into a user's own backend, and through its logs, is sealed by itself."""
+        if result is None or self.app.conf.result_serializer == serializer_name(self.engine.settings.namespace):
+            return result
+        return seal_value(self.engine.vault, result)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> Any:
+        """The operation's result; one that was sealed by itself is opened when it is read."""
+        return SyncResult(task_id, backend=self.backend, task_name=self.name, app=self.app, **kwargs)
 
     def _fail(self, now: UnderWay, error: Exception) -> NoReturn:
         """Another exception: a dead letter. Its text may hold a payload, so it is kept sealed and shown nowhere."""

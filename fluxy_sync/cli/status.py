@@ -1,6 +1,7 @@
 """``fluxy-sync status``: what waits, and why."""
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import click
@@ -31,6 +32,7 @@ REASONS = {
     "captive-portal": "a captive portal answers in the upstream's place",
 }
 WRONG_ANSWER = "wrong-answer-"
+UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 @click.command()
@@ -100,11 +102,10 @@ def reason_text(reason: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: ``3 d 4 h``, ``12 s``."""
+    """A length of time in two neighbouring units: ``3 d 4 h``, ``12 s``."""
     left = max(0, round(seconds))
-    parts: list[str] = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
+    for (unit, size), (next_unit, next_size) in pairwise(UNITS):
+        if left >= size:
+            rest = left % size // next_size
+            return f"{left // size} {unit}" + (f" {rest} {next_unit}" if rest else "")
+    return f"{left} s"

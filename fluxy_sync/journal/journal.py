@@ -25,8 +25,8 @@ SEARCH_STRETCH = 2_000  # records that one search holds the store for: about 2 m
 DURABLE_TIME_S = 2.0
 
 SCRIPTS = (
-    "append", "claim", "settle", "release", "renew", "reclaim", "bury", "cancel", "find", "gate", "wake", "tick", "probe",
-    "snapshot",
+    "append", "claim", "settle", "release", "renew", "reclaim", "bury", "cancel", "find", "gate", "wake", "tick",
+    "probe", "snapshot",
 )  # fmt: skip
 
 Verdict = Literal["delivered", "retry", "wait", "hold", "dead"]

@@ -58,7 +58,7 @@ def test_no_payload_appears_anywhere(gateway: Gateway, upstream: Upstream, tmp_p
                 )
             wait_until(lambda: any(r["path"].endswith("/retry") for r in upstream.requests()))
             inspect = sync.app.control.inspect(timeout=2.0)
-            seen = repr([inspect.active(), inspect.reserved(), inspect.scheduled(), inspect.stats()])
+            seen = repr([inspect.active(), inspect.reserved(), inspect.scheduled(), inspect.stats(), inspect.conf()])
             wait_until(lambda: sync.status().dead == 1)
             at_rest = everything_in(client)
             upstream.release(503)
@@ -75,6 +75,9 @@ def test_no_payload_appears_anywhere(gateway: Gateway, upstream: Upstream, tmp_p
             "logs": logs.encode(),
         }
         client.close()
+    password = (tmp_path / "secrecy" / "store.password").read_text().strip()
+    assert password not in seen + logs
+    assert gateway.environment["FLUXY_SYNC_KEYS"] not in seen + logs
     assert any(MARKER in r["path"] and MARKER in r["body"] for r in upstream.requests()), "the marker was sent at all"
     assert events, "events were seen at all"
     assert b"appendonly" in files or files, "the store's files were read at all"

@@ -13,16 +13,23 @@ import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from fluxy_sync.errors import QueueFull
 from fluxy_sync.journal import Claim, Idle, Journal, NewRecord, Store, connect
 from fluxy_sync.journal.record import FLAG_CANCELLED, pack_id, parse, unpack_id
-from tests.journal_model import Full, Grant, Holding, JournalModel
+from tests.journal_model import CAUSES, Full, Grant, Holding, JournalModel
 
 settings.register_profile(
     "journal",
-    max_examples=80,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,
@@ -39,7 +46,8 @@ AN_HOUR_MS = 3_600_000
 WAKE_MARGIN_MS = 1500
 
 lanes = st.sampled_from(LANES)
-sometimes = st.integers(0, 3).map(lambda n: n == 0)
+sometimes = st.sampled_from([False, False, False, True])
+rarely = st.sampled_from([False] * 9 + [True])
 pauses = st.sampled_from([0.0, 0.001, 1.0, 20.0])
 verdicts = st.sampled_from(["delivered", "delivered", "retry", "wait", "hold", "dead"])
 replacements = st.sampled_from([b"", b"", b"another body"])
@@ -62,6 +70,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.accepted: dict[str, list[str]] = {lane: [] for lane in LANES}  # in order
         self.delivered: dict[str, list[str]] = {lane: [] for lane in LANES}
         self.gone: set[str] = set()
+        self.made = 0
         self.rev = 0
         self.client.hset(self.keys["counts"], "now", self.model.now)
         self._stop_time()
@@ -86,12 +95,16 @@ class JournalMachine(RuleBasedStateMachine):
         return [self._new_record(data) for _ in range(data.draw(st.integers(1, most), "records"))]
 
     def _new_record(self, data: st.DataObject) -> NewRecord:
-        number = sum(map(len, self.accepted.values())) + data.draw(st.integers(1, 3), "fresh id")
+        """A new one; now and then one that was made before, on any lane."""
+        number = self.made = self.made + 1
+        if data.draw(rarely, "again"):
+            number = data.draw(st.integers(1, self.made), "number")
         name = str(uuid.UUID(int=number)) if number % 2 else f"op-{number}"
-        lane = data.draw(lanes, "lane")
-        countdown = data.draw(st.sampled_from([0.0, 0.0, 0.0, 2.0, 30.0]), "countdown")
+        countdown = data.draw(st.sampled_from([0.0, 0.0, 0.0, 0.0, 2.0, 30.0]), "countdown")
         expires = data.draw(st.sampled_from([0.0, 0.0, 60.0]), "expires")
-        return NewRecord(name, lane, data.draw(st.binary(max_size=8), "sealed"), countdown, expires)
+        return NewRecord(
+            name, data.draw(lanes, "lane"), b"x" * data.draw(st.integers(0, 8), "bytes"), countdown, expires
+        )
 
     def _note_accepted(self, records: Sequence[NewRecord]) -> None:
         for record in records:
@@ -105,7 +118,9 @@ class JournalMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(self._living() or self.claims) | st.sampled_from(self.claims), "claim")
 
     def _some_id(self, data: st.DataObject, lane: str) -> str:
-        return data.draw(st.sampled_from([*self.accepted[lane], "never-queued"]), "id")
+        waiting = [entry.id for entry in self.model.lanes[lane].waiting]
+        ids = self.accepted[lane] if data.draw(rarely, "any id") or not waiting else waiting
+        return data.draw(st.sampled_from(ids or ["never-queued"]), "id")
 
     # --- time
 
@@ -128,8 +143,16 @@ class JournalMachine(RuleBasedStateMachine):
         assert tick.delivered_ago_s == _seconds(delivered)
         assert tick.wants_token == (gate == "open" and due == 0)
         self._stop_time()
+        assert self.journal.win_wake() == self.model.win_wake()
 
     # --- accepting
+
+    @initialize(lane=lanes, count=st.integers(2, 5))
+    def begin(self, lane: str, count: int) -> None:
+        """Most of what can go wrong needs something that waits."""
+        records = [NewRecord(f"first-{n}", lane, b"sealed") for n in range(count)]
+        assert self.journal.append(records) == self.model.append(records)
+        self._note_accepted(records)
 
     @rule(data=st.data())
     def append(self, data: st.DataObject) -> None:
@@ -146,11 +169,13 @@ class JournalMachine(RuleBasedStateMachine):
 
     # --- delivering
 
-    @precondition(lambda self: self.model.gate == "open" and self.model.due)
-    @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 4), ms=st.sampled_from([0, 0, 20_000]))
-    def claim_what_comes_due(self, worker: str, most: int, ms: int) -> None:
-        """Also from those who hold it: their deadlines pass."""
-        self.time_passes(ms)
+    @precondition(lambda self: self.model.due)
+    @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 4))
+    def claim_what_comes_due(self, worker: str, most: int) -> None:
+        """The gate opens and time passes until something is due; also a lane that somebody holds."""
+        self._open_gate("paused", "unauthorized", "offline")
+        ready = max(self.model.due[0][0], self.model.opens_at)
+        self.time_passes(max(0, ready - self.model.now))
         self.claim(worker, most, drop_wake=False)
 
     @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 4), drop_wake=st.booleans())
@@ -170,9 +195,18 @@ class JournalMachine(RuleBasedStateMachine):
         self.claims.append((found.lane, found.fence, run))
 
     @precondition(lambda self: self._living())
+    @rule(data=st.data(), give_up=sometimes)
+    def deliver(self, data: st.DataObject, give_up: bool) -> None:
+        """The head, by the lane's holder."""
+        self._settle_head(data, verdict="delivered", pause_s=0.0, reason="-", give_up=give_up, replacement=b"")
+
+    @precondition(lambda self: self._living())
     @rule(data=st.data(), verdict=verdicts, pause_s=pauses, reason=reasons, give_up=sometimes, replacement=replacements)
     def settle(self, data: st.DataObject, **what: Any) -> None:
-        """By the holder, as it should be."""
+        """The head, by the lane's holder, in any way."""
+        self._settle_head(data, **what)
+
+    def _settle_head(self, data: st.DataObject, **what: Any) -> None:
         lane, fence, _ = data.draw(st.sampled_from(self._living()), "claim")
         head = self.model.lanes[lane].head
         self._settle(data, lane, fence, head.id if head else "never-queued", **what)
@@ -182,9 +216,8 @@ class JournalMachine(RuleBasedStateMachine):
     def settle_amiss(self, data: st.DataObject, **what: Any) -> None:
         """By a holder or a stale one, with an id that may have been settled before, or wait behind the head."""
         lane, fence, run = self._some_claim(data)
-        self._settle(
-            data, lane, fence, data.draw(st.sampled_from([*run, *self.accepted[lane], "never-queued"])), **what
-        )
+        name = data.draw(st.sampled_from([*run, *self.accepted[lane], "never-queued"]), "id")
+        self._settle(data, lane, fence, name, **what)
 
     def _settle(
         self, data: st.DataObject, lane: str, fence: int, name: str, *, verdict: Any, pause_s: float, reason: str,
@@ -225,6 +258,7 @@ class JournalMachine(RuleBasedStateMachine):
         else:
             assert self.journal.renew(lane, fence, length_s) == self.model.renew(lane, fence, int(length_s * 1000))
 
+    @precondition(lambda self: self._living())
     @rule(incarnation=st.sampled_from(["aa", "bb"]), alive=st.sets(st.sampled_from([11, 12, 21])))
     def reclaim(self, incarnation: str, alive: set[int]) -> None:
         freed = self.model.reclaim(incarnation, sorted(alive))
@@ -251,23 +285,21 @@ class JournalMachine(RuleBasedStateMachine):
             assert parse(record).id == name
             self.gone.add(name)
 
-    @rule(cause=st.sampled_from(["paused", "unauthorized", "offline"]))
+    @precondition(lambda self: len(self.claims) % 4 == 3)
+    @rule(cause=st.sampled_from(CAUSES))
     def close_gate(self, cause: Any) -> None:
         assert self.journal.close_gate(cause, "refused") == self.model.close_gate(cause)
 
     @precondition(lambda self: self.model.causes)
-    @rule(data=st.data(), opens_in_s=st.sampled_from([0.0, 0.3]), wide=st.booleans())
-    def open_gate(self, data: st.DataObject, opens_in_s: float, wide: bool) -> None:
-        """For one cause, or for all, so that not too many steps are spent before a closed gate."""
-        causes: list[Any] = ["paused", "unauthorized", "offline"]
-        for cause in causes if wide else [data.draw(st.sampled_from(causes))]:
+    @rule(causes=st.sets(st.sampled_from(CAUSES), min_size=1), opens_in_s=st.sampled_from([0.0, 0.3]))
+    def open_gate(self, causes: set[str], opens_in_s: float) -> None:
+        self._open_gate(*sorted(causes), opens_in_s=opens_in_s)
+
+    def _open_gate(self, *causes: Any, opens_in_s: float = 0.0) -> None:
+        for cause in causes:
             changed = self.journal.open_gate(cause, opens_in_s=opens_in_s)
             assert changed == self.model.open_gate(cause, round(opens_in_s * 1000))
             self._stop_time()
-
-    @rule()
-    def win_wake(self) -> None:
-        assert self.journal.win_wake() == self.model.win_wake()
 
     # --- what must hold after each step
 

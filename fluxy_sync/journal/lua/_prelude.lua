@@ -11,6 +11,7 @@ local LANE_KEYS = 15
 
 local FORMAT = '\1'
 local FLAG_DUE, FLAG_EXPIRES, FLAG_CANCELLED = 1, 2, 4
+local FARTHEST_MS = 100 * 365 * 86400 * 1000 -- nothing is put off for longer: such a time is damaged
 local MAX_STEP_MS = 5000 -- journal time never advances further than this between two looks at the clock
 
 local int = tostring -- exact for whole numbers below 10^14, and all here are
@@ -55,15 +56,18 @@ local function parse(record)
   local ends = at + 6
   if head.flags % 2 >= FLAG_DUE then ends = ends + 6 end
   if head.flags % 4 >= FLAG_EXPIRES then ends = ends + 6 end
-  -- Damaged: even its clear part can't be read. Only a tombstone is nothing but that.
-  if #record < ends or head.flags > FLAG_CANCELLED or (head.flags == FLAG_CANCELLED and #record > ends)
-    or (is_text and string.find(head.id, '[^!-~]', 2)) then
-    head.flags, head.accepted, head.broken = 0, book.now, true
-    return head
+  -- Damaged: its clear part can't be read, or can't be true. Only a tombstone is nothing but a clear part.
+  head.broken = #record < ends or head.flags > FLAG_CANCELLED or (head.flags == FLAG_CANCELLED and #record > ends)
+    or (is_text and string.find(head.id, '[^!-~]', 2) ~= nil)
+  if not head.broken then
+    head.accepted = struct.unpack('>I6', record, at + 1)
+    if head.flags % 2 >= FLAG_DUE then
+      head.due = struct.unpack('>I6', record, at + 7)
+      head.broken = head.due < head.accepted or head.due > head.accepted + FARTHEST_MS
+    end
   end
-  head.accepted = struct.unpack('>I6', record, at + 1)
-  if head.flags % 2 >= FLAG_DUE then head.due = struct.unpack('>I6', record, at + 7) end
-  head.cancelled = head.flags == FLAG_CANCELLED
+  if head.broken then head.accepted, head.due = book.now, 0 end
+  head.cancelled = not head.broken and head.flags == FLAG_CANCELLED
   return head
 end
 

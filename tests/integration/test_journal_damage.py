@@ -1,0 +1,129 @@
+"""A damaged record costs that record at most: nothing else is lost, blocked or sent as something else."""
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from fluxy_sync.journal import Claim, Journal
+from fluxy_sync.journal.record import parse
+from tests.journal_steps import WORKER, claim, fresh_uuid, let_pass, names, new, queue, settle_head
+
+CLEAR_PART = 1 + 1 + 4 + 1 + 6  # of a record whose id has four characters
+
+
+def stored(journal: Journal, index: int = 0) -> bytes:
+    record: bytes = journal.store.command("LINDEX", journal.keys.lane("a"), index)
+    return record
+
+
+def damage(journal: Journal, index: int, record: bytes) -> None:
+    journal.store.command("LSET", journal.keys.lane("a"), index, record)
+
+
+def reasons(journal: Journal) -> list[bytes]:
+    """Why each dead letter died."""
+    values = journal.store.command("HVALS", journal.keys.dead)
+    return [value[2 + value[0] :][: value[1 + value[0]]] for value in values]
+
+
+@pytest.mark.parametrize("keeps", range(CLEAR_PART))
+def test_a_head_that_was_cut_off_is_buried_alone(journal: Journal, keeps: int) -> None:
+    """However little is left of it: it becomes a dead letter, 'corrupt', and its lane goes on."""
+    queue(journal, "op-0", "op-1")
+    queue(journal, "other", lane="b")
+    damage(journal, 0, stored(journal)[:keeps])
+    runs = {run.lane: names(run.records) for run in (claim(journal), claim(journal))}
+    assert runs == {"a": ["op-1"], "b": ["other"]}
+    assert reasons(journal) == [b"corrupt"]
+    assert (journal.snapshot().pending, journal.snapshot().dead) == (2, 1)
+
+
+@pytest.mark.parametrize("keeps", [0, 1, 2, 9, 17, 18, 23])
+def test_an_operation_with_a_uuid_that_was_cut_off(journal: Journal, keeps: int) -> None:
+    """Ids in binary form are as safe."""
+    whole = [fresh_uuid(), fresh_uuid()]
+    queue(journal, *whole)
+    damage(journal, 0, stored(journal)[:keeps])
+    assert names(claim(journal).records) == whole[1:]
+    assert reasons(journal) == [b"corrupt"]
+
+
+def test_several_damaged_ones_in_a_row_are_all_buried(journal: Journal) -> None:
+    """One claim gets past them."""
+    queue(journal, *[f"op-{n}" for n in range(5)])
+    for index in range(4):
+        damage(journal, index, stored(journal, index)[: 6 + index])
+    assert names(claim(journal).records) == ["op-4"]
+    assert reasons(journal) == [b"corrupt"] * 4
+
+
+def test_a_run_ends_before_a_damaged_record(journal: Journal) -> None:
+    """The holder settles what it has; the damaged one is nobody's next head, and the next claim buries it."""
+    queue(journal, "op-0", "op-1", "op-2")
+    damage(journal, 1, stored(journal, 1)[:5])
+    run = claim(journal)
+    assert names(run.records) == ["op-0"]
+    settled = journal.settle("a", run.fence, "op-0", "delivered")
+    assert (settled.status, settled.next_id) == ("ok", "")
+    assert names(claim(journal).records) == ["op-2"]
+    assert reasons(journal) == [b"corrupt"]
+
+
+def test_no_flag_makes_a_living_record_a_tombstone(journal: Journal) -> None:
+    """A flipped bit may say 'cancelled': a record that still has its sealed part isn't dropped for that."""
+    queue(journal, "op-0", "op-1")
+    record = bytearray(stored(journal))
+    record[6] |= 4
+    damage(journal, 0, bytes(record))
+    assert names(claim(journal).records) == ["op-1"]
+    assert reasons(journal) == [b"corrupt"]
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_damaged_nothing_else_is_lost(journal: Journal, data: st.DataObject) -> None:
+    """Cut off, flipped or overwritten: every other operation is delivered in order, the damaged one counted."""
+    journal = Journal(journal.store, fresh_uuid())
+    ids, index, delivered = ["head", fresh_uuid(), "tail"], data.draw(st.integers(0, 2)), []
+    queue(journal, *ids)
+    damaged = data.draw(_damaged(stored(journal, index)))
+    assume(b"head" not in damaged and b"tail" not in damaged)  # not by chance another operation
+    damage(journal, index, damaged)
+    while journal.snapshot().pending:
+        found = journal.claim(WORKER)
+        if isinstance(found, Claim):
+            delivered.append(_deliver(journal, found))
+        else:
+            let_pass(journal, (found.due_in_s or 0) + 0.001)
+    others = [name for n, name in enumerate(ids) if n != index]
+    assert [name for name in delivered if name in others] == others
+    snapshot = journal.snapshot()
+    assert (snapshot.dead, snapshot.delivered_total) in ((0, 3), (1, 2))
+
+
+def _damaged(record: bytes) -> st.SearchStrategy[bytes]:
+    cut = st.integers(0, len(record) - 1).map(lambda n: record[:n])
+    flip = st.tuples(st.integers(1, len(record) - 1), st.integers(0, 7)).map(lambda at: _flip(record, *at))
+    return cut | flip | st.binary(max_size=40)
+
+
+def _flip(record: bytes, at: int, bit: int) -> bytes:
+    return record[:at] + bytes([record[at] ^ 1 << bit]) + record[at + 1 :]
+
+
+def _deliver(journal: Journal, run: Claim) -> str:
+    """What the store gives out can be read, and settled by the name that is read."""
+    name = parse(run.records[0]).id
+    assert journal.settle(run.lane, run.fence, name, "delivered", give_up=True).status == "ok"
+    return name
+
+
+def test_a_damaged_record_elsewhere_does_not_stop_a_search(journal: Journal) -> None:
+    """What lies beside it is found and cancelled."""
+    queue(journal, "op-0", "op-1", "op-2")
+    damage(journal, 1, b"")
+    assert journal.find("a", "op-2")[0] == "pending"
+    assert journal.cancel("a", "op-2")[0] == "cancelled"
+    assert settle_head(journal, "delivered") == "op-0"
+    assert not isinstance(journal.claim(WORKER), Claim)
+    assert (journal.snapshot().dead, journal.snapshot().pending) == (1, 0)
