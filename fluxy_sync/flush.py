@@ -79,6 +79,8 @@ class Flush:
         self._journal: Journal = self._engine.journal
         self._hostname = hostname
         self._tracers: dict[str, Any] = {}
+        self._claimed: tuple[Claim | Idle, float] | None = None
+        self._claim_with_settle = False
 
     def run(self) -> int:
         """Claim and deliver until nothing is due, or the slice is over. Returns the operations settled."""
@@ -86,8 +88,7 @@ class Flush:
         if self._stopping:
             self._journal.forget_wake()  # this token is used up, too
         while not self._stopping:
-            asked = boottime()
-            claim = self._journal.claim(self._incarnation.holder, drop_wake=first)
+            claim, asked = self._next_claim(first)
             first = False
             if isinstance(claim, Idle):
                 if claim.due_in_s is None or claim.due_in_s > LINGER_S or time.monotonic() >= ends:
@@ -100,7 +101,22 @@ class Flush:
             if time.monotonic() >= ends:
                 self._wake_if_won()
                 break
+        self._give_back()
         return settled
+
+    def _next_claim(self, first: bool) -> tuple[Claim | Idle, float]:
+        """The next claim, and the boottime at which it was asked for: mostly it came with the last settle's answer."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            return claimed
+        asked = boottime()
+        return self._journal.claim(self._incarnation.holder, drop_wake=first), asked
+
+    def _give_back(self) -> None:
+        """Release a claim that came with the last settle's answer and isn't used."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None and isinstance(claimed[0], Claim):
+            self._journal.release(claimed[0].lane, claimed[0].fence)
 
     @property
     def _stopping(self) -> bool:
@@ -118,7 +134,9 @@ class Flush:
             stored = parse(raw)
             if expected and stored.id != expected:
                 break  # cancelled or replaced meanwhile: this copy isn't the head any more
-            over = last or self._stopping or time.monotonic() >= slice_ends
+            stop = self._stopping or time.monotonic() >= slice_ends
+            over = last or stop
+            self._claim_with_settle = last and not stop
             settlement, claim_ends = self._deliver(claim, stored, claim_ends, retries, give_up=over)
             if settlement is None:
                 break
@@ -217,11 +235,17 @@ class Flush:
     def _settle(self, now: UnderWay, claim: Claim, give_up: bool) -> Settlement | None:
         """Settle what was recorded when the answer arrived, whatever the trace made of it afterwards."""
         verdict, options = self._decide(now)
+        if self._claim_with_settle and verdict == "delivered":
+            options["then_claim"] = self._incarnation.holder
         while True:
             try:
-                return self._journal.settle(
+                asked = boottime()
+                settlement = self._journal.settle(
                     claim.lane, claim.fence, now.id, verdict, followers=now.followers, give_up=give_up, **options
                 )
+                if settlement.claim is not None:
+                    self._claimed = settlement.claim, asked
+                return settlement
             except StorageUnavailable as error:
                 # Asking again is safe: a settle names its operation and its fence.
                 if boottime() >= now.flight.claim_ends:
@@ -229,6 +253,8 @@ class Flush:
                         "An operation was answered but could not be settled (%s): it will be sent again.", error
                     )
                     return None
+                # The next claim may have been granted, and nobody knows: that one comes due by itself.
+                options.pop("then_claim", None)
                 time.sleep(SETTLE_AGAIN_S)
 
     def _decide(self, now: UnderWay) -> tuple[Any, dict[str, Any]]:

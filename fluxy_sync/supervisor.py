@@ -342,9 +342,8 @@ class Supervisor:
         self._guard.forget(process.pid)
         if not self._stopping and process.returncode == WRONG_USAGE and not child.was_ready:
             child.process = None
-            raise ConfigError(
-                f"{child.name} can't run like this: {child.last_words().removeprefix('fluxy-sync: ') or 'it said nothing'}"
-            )
+            said = child.last_words().removeprefix("fluxy-sync: ")
+            raise ConfigError(f"{child.name} can't run like this: {said or 'it said nothing'}")
         notice = child.settle_death(_outcome(process.returncode), time.monotonic())
         self._tell(None if self._stopping else notice)
 

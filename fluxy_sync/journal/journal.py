@@ -61,6 +61,7 @@ class Settlement(msgspec.Struct, frozen=True):
     gate: str
     ends_in_s: float
     woken: bool
+    claim: Claim | Idle | None = None  # what `then_claim` found
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -209,10 +210,16 @@ class Journal:
             length_s: the claim's length.
             drop_wake: the caller was woken by a token, which is used up now.
         """
-        answer = self._run(
-            "claim", holder, _ms(length_s), most, RUN_BYTES, self.keys.lane_prefix, TAKEOVERS_UNTIL_DEAD, _ms(WAKE_S),
+        return self._read_claim(self._run("claim", *self._claim_arguments(holder, most, length_s, drop_wake)))
+
+    def _claim_arguments(self, holder: str, most: int, length_s: float, drop_wake: bool) -> tuple[Argument, ...]:
+        return (
+            holder, _ms(length_s), most, RUN_BYTES, self.keys.lane_prefix, TAKEOVERS_UNTIL_DEAD, _ms(WAKE_S),
             os.urandom(8).hex(), int(drop_wake),
         )  # fmt: skip
+
+    @staticmethod
+    def _read_claim(answer: Any) -> Claim | Idle:
         if answer[0] == b"none":
             return Idle(_text(answer[1]), _seconds(answer[2]))
         return Claim(
@@ -240,6 +247,7 @@ class Journal:
         followers: Sequence[NewRecord] = (),
         give_up: bool = False,
         length_s: float = CLAIM_S,
+        then_claim: str = "",
     ) -> Settlement:
         """Record what became of the head of a claimed lane.
 
@@ -251,15 +259,27 @@ class Journal:
             followers: appended in the same step, past the quota.
             give_up: release the lane with it.
             length_s: what the claim is renewed to.
+            then_claim: the holder for whom the next lane is claimed in the same round trip.
         """
         lanes = list(dict.fromkeys(r.lane for r in followers))
         arguments: list[Argument] = [
             lane, fence, record.pack_id(operation_id), verdict, _ms(pause_s), reason.replace(" ", "-"), replacement,
             detail, int(give_up), _ms(length_s), _ms(WAKE_S),
         ]  # fmt: skip
-        answer = self._run("settle", *arguments, *self._flatten(followers, lanes), lanes=[lane, *lanes])
-        next_id = record.unpack_id(answer[1]) if answer[1] else ""
-        return Settlement(_text(answer[0]), next_id, _text(answer[2]), answer[3] / 1000, bool(answer[4]))
+        arguments += self._flatten(followers, lanes)
+        claim = self._claim_arguments(then_claim, RUN_OPERATIONS, length_s, False)
+        after = (self._scripts["claim"].pack(claim),) if then_claim else ()
+        answer, *claimed = self.store.run_then(
+            self._scripts["settle"], arguments, self._lane_keys([lane, *lanes]), *after
+        )
+        return Settlement(
+            status=_text(answer[0]),
+            next_id=record.unpack_id(answer[1]) if answer[1] else "",
+            gate=_text(answer[2]),
+            ends_in_s=answer[3] / 1000,
+            woken=bool(answer[4]),
+            claim=self._read_claim(claimed[0]) if claimed else None,
+        )
 
     def release(self, lane: str, fence: int) -> bool:
         """Give a claim up; False where it was lost already."""

@@ -163,10 +163,16 @@ class Store:
             try:
                 return self._exchange(packed)
             except redis.exceptions.NoScriptError:
-                self._exchange((pack("SCRIPT", "LOAD", script_source(script.name)),))
+                self._load_scripts()
                 return self._exchange(packed)
         except redis.RedisError as error:
             raise explain(error) from error
+
+    def _load_scripts(self) -> None:
+        """Load all of them: the store has just started, or somebody flushed them."""
+        files = (importlib.resources.files("fluxy_sync.journal") / "lua").iterdir()
+        names = [file.name.removesuffix(".lua") for file in files if not file.name.startswith("_")]
+        self._exchange([pack("SCRIPT", "LOAD", script_source(name)) for name in names])
 
     def command(self, *arguments: Argument) -> Any:
         """Run one plain command once; raises as ``run`` does."""
