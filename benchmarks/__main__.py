@@ -1,9 +1,11 @@
 """``python -m benchmarks``: rounds of all workloads, interleaved, and one table of their medians."""
 
 import dataclasses
+import itertools
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -43,8 +45,8 @@ def run_rounds(chosen: list[Workload], rounds: int, server: HttpServer, home: Pa
 
 def told(figures: Figures) -> str:
     """One measurement in words."""
-    queued = f"{figures.enqueued_per_s:,.0f} enqueued/s, " if figures.enqueued_per_s else ""
-    return f"{queued}{figures.bytes_per_operation:,.0f} bytes each, {figures.drained_per_s:,.0f} drained/s"
+    rates = f"{figures.enqueued_per_s:,.0f} enqueued/s, {figures.drained_per_s:,.0f} drained/s"
+    return f"{rates}, {figures.bytes_per_operation:,.0f} bytes each"
 
 
 def document(options: dict[str, object], server: str, rounds: Rounds, lines: list[Line]) -> dict[str, object]:
@@ -76,6 +78,8 @@ def main(peer: str, rounds: int, operations: int, lanes: int, json_file: Path | 
     shown = f"{operations:,} operations; many: {lanes:,} lanes of {PER_LANE}; {server.name}"
     title = f"Medians of {rounds} rounds, {shown}"
     console.print(table(lines, title))
+    writes = statistics.median(figures.writes_per_s for figures in itertools.chain(*found.values()))
+    console.print(f"This disk takes {writes:,.0f} durable writes/s, one after another: one call each can't be faster.")
     if json_file:
         json_file.write_text(json.dumps(document(options, server.name, found, lines), indent=2) + "\n")
     if strict and any(line.met is False for line in lines):

@@ -35,8 +35,9 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What one measurement gave. ``enqueued_per_s`` is 0 where queueing wasn't timed."""
+    """What one measurement gave. ``writes_per_s``: plain SETs, one after another, on the same store."""
 
+    writes_per_s: float
     enqueued_per_s: float
     bytes_per_operation: float
     drained_per_s: float
@@ -50,11 +51,12 @@ def measure(workload: Workload, server: HttpServer, home: Path) -> Figures:
     """
     with store(home) as running_store:
         env = environment(running_store, server, home)
+        writes_per_s = running_store.writes_per_s()
         empty = running_store.memory()
         enqueued_per_s = produced(workload, env)
         weight = running_store.memory() - empty
         drained_per_s = drained(workload, server, env, home)
-    return Figures(enqueued_per_s, weight / workload.operations, drained_per_s)
+    return Figures(writes_per_s, enqueued_per_s, weight / workload.operations, drained_per_s)
 
 
 def environment(running_store: Store, server: HttpServer, home: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ class Store:
     def __init__(self, url: str, client: Any) -> None:
         self.url = url
         self._client = client
+
+    def writes_per_s(self, count: int = 300) -> float:
+        """What the disk allows: durable writes, one after another, from one client."""
+        began = time.perf_counter()
+        for _ in range(count):
+            self._client.set("benchmark", b"x" * 150)
+        self._client.delete("benchmark")
+        return count / (time.perf_counter() - began)
 
     def memory(self) -> int:
         """Bytes of all keys, by MEMORY USAGE with every element counted."""
