@@ -233,7 +233,7 @@ def judge_error(error: Exception) -> Outcome:
         return Outcome(Verdict.UNREACHABLE, "tls")
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return Outcome(Verdict.UNREACHABLE, "connect-timeout")
-    if isinstance(error, (requests.exceptions.ReadTimeout, TimeoutError)):
+    if isinstance(error, (requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
         return Outcome(Verdict.RETRY, "read-timeout")
     return _judge_connection_error(error)
 
@@ -334,9 +334,14 @@ class Delivery:
     @staticmethod
     def _read(response: requests.Response) -> bytes:
         """The first bytes of the answer. One read to its end returns the connection to the pool."""
-        answer: bytes = response.raw.read(ANSWER_BYTES, decode_content=False)
-        if len(answer) == ANSWER_BYTES:
-            response.raw.close()
+        answer = b""
+        # Until nothing comes: only then urllib3 says that a body ended too early.
+        while len(answer) < ANSWER_BYTES:
+            piece = response.raw.read(ANSWER_BYTES - len(answer), decode_content=False)
+            if not piece:
+                return answer
+            answer += piece
+        response.raw.close()
         return answer
 
     def close(self) -> None:

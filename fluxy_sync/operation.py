@@ -60,7 +60,7 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
         wire = {k: msgspec.msgpack.Ext(_JSON_EXT, v) if isinstance(v, JsonBody) else v for k, v in self.kwargs.items()}
         try:
             return msgspec.msgpack.encode(msgspec.structs.replace(self, kwargs=wire))
-        except (TypeError, OverflowError, RecursionError) as error:
+        except (TypeError, OverflowError, RecursionError, UnicodeEncodeError) as error:
             raise InvalidOperation(
                 f"an argument of {self.task} can't be stored ({error}); pass plain values: "
                 "text, numbers, bytes, lists and dictionaries with text keys; nothing was accepted"

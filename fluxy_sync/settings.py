@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     probe_url: str | None = None
     probe_expect: str | None = None
-    probe_interval_s: float = Field(default=15.0, gt=0)
+    probe_interval_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
     keys: SecretStr | None = None
     namespace: str = "fluxy"
     node: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9_.-]{1,200}$")
@@ -81,9 +81,9 @@ class Settings(BaseSettings):
     durability: Durability = "always"
     accept_unsealed: bool = False
     auth_bearer: SecretStr | None = None
-    connect_timeout_s: float = Field(default=5.0, gt=0)
-    read_timeout_s: float = Field(default=25.0, gt=0)
-    total_timeout_s: float = Field(default=30.0, gt=0)
+    connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    read_timeout_s: float = Field(default=25.0, gt=0, allow_inf_nan=False)
+    total_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     data_dir: Path = Field(default_factory=default_data_dir)
     dashboard_port: int = Field(default=5555, ge=0, le=65535)
 

@@ -23,7 +23,8 @@ from tests.upstream import Upstream
 ROOT = Path(__file__).resolve().parent.parent
 
 
-SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
+# Through the environment, so that the processes of pytest-xdist share it.
+SEED = int(os.environ.setdefault("SEED", str(random.SystemRandom().randrange(2**32))))
 
 
 def pytest_report_header() -> str:

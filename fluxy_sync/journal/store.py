@@ -198,7 +198,9 @@ class Store:
         connection = getattr(self._local, "connection", None)
         try:
             if connection is None or connection.pid != os.getpid():
-                connection = self._local.connection = self._pool.make_connection()
+                # Not by the pool: it counts what it makes, and threads that end never give theirs back.
+                connection = self._pool.connection_class(**self._pool.connection_kwargs)
+                self._local.connection = connection
                 self._connections.add(connection)
             elif connection.is_connected and _is_stale(connection):
                 connection.disconnect()

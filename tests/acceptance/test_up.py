@@ -70,7 +70,7 @@ def producer(up: Up, monkeypatch: pytest.MonkeyPatch) -> FluxySync:
 
 
 def test_a_producer_may_start_before_its_gateway(up: Up, upstream: Upstream, producer: FluxySync) -> None:
-    """Until a gateway runs, StorageUnavailable says how to start one; then the same producer works, without a restart."""
+    """Until a gateway runs, StorageUnavailable says how to start one; then the same producer works as it is."""
     with pytest.raises(StorageUnavailable, match="fluxy-sync up"):
         producer.queue("POST", "/early", body={})
     upstream.start()
@@ -148,7 +148,7 @@ def queued(producer: FluxySync, n: int) -> bool:
 
 
 def test_it_stops_in_order_and_refuses_a_second_start(up: Up, upstream: Upstream, producer: FluxySync) -> None:
-    """A second start on the same data says who is there, with code 2; SIGINT ends everything, the store last, code 0."""
+    """A second start on the same data says who is there, with code 2; SIGINT ends everything, with code 0."""
     upstream.start()
     up.start()
     wait_until(lambda: accepts(producer), 30)

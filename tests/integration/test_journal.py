@@ -212,6 +212,17 @@ def test_a_held_lane_waits_for_more_than_time(journal: Journal) -> None:
     assert (snapshot.held, snapshot.pending, snapshot.syncing) == (3, 3, 0)
 
 
+def test_a_held_lane_that_was_emptied_stays_held(journal: Journal) -> None:
+    """What is queued on it later waits, too; without a hold it would be due."""
+    queue(journal, "one")
+    run = claim(journal)
+    journal.settle("a", run.fence, "one", "hold", reason="halted")
+    assert journal.cancel("a", "one")[0] == "cancelled"
+    assert journal.append([new("two")]) is False
+    assert journal.claim(WORKER) == Idle("open", None)
+    assert journal.snapshot().held == 1
+
+
 def test_a_dead_head_is_kept_and_its_lane_goes_on(journal: Journal) -> None:
     """It moves to the dead letters with its reason and retries, and counts against the bytes."""
     queue(journal, "refused", "next")
@@ -295,6 +306,21 @@ def test_followers_wake_a_worker(journal: Journal) -> None:
     run = journal.claim(WORKER, drop_wake=True)
     assert isinstance(run, Claim)
     assert journal.settle("a", run.fence, "first", "delivered", followers=[new("next", "b")]).woken is True
+
+
+def test_the_next_lane_can_be_claimed_in_the_same_round_trip(journal: Journal) -> None:
+    """The last settle of a run gives the lane up and brings the next claim, for the holder that is named."""
+    queue(journal, "one")
+    queue(journal, "other", lane="b")
+    run = claim(journal)
+    settled = journal.settle("a", run.fence, "one", "delivered", give_up=True, then_claim=WORKER)
+    assert isinstance(settled.claim, Claim)
+    assert (settled.status, settled.claim.lane, names(settled.claim.records)) == ("ok", "b", ["other"])
+    assert settled.claim.fence > run.fence
+    journal.close_gate("offline", "refused")
+    settled = journal.settle("b", settled.claim.fence, "other", "retry", give_up=True, then_claim=WORKER)
+    assert (settled.status, settled.claim) == ("ok", Idle("offline", None))
+    assert journal.settle("b", 1, "other", "retry").claim is None
 
 
 # --- release, renew, reclaim

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fluxy_sync.journal import Claim, Journal
 from fluxy_sync.journal.record import parse
-from tests.journal_steps import WORKER, claim, fresh_uuid, let_pass, names, new, queue, settle_head
+from tests.journal_steps import WORKER, claim, fresh_uuid, let_pass, names, queue, settle_head
 
 CLEAR_PART = 1 + 1 + 4 + 1 + 6  # of a record whose id has four characters
 

@@ -1,5 +1,6 @@
 """The checks at the door, and the record of an operation: refused with a sentence, or kept exactly."""
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -41,7 +42,9 @@ printable = st.characters(min_codepoint=33, max_codepoint=126)
 # --- the record
 
 
-@given(st.lists(plain, max_size=3), st.dictionaries(st.text(max_size=8), plain, max_size=3), st.text(), st.integers(0, 9))
+@given(
+    st.lists(plain, max_size=3), st.dictionaries(st.text(max_size=8), plain, max_size=3), st.text(), st.integers(0, 9)
+)
 def test_an_operation_is_read_as_it_was_written(
     args: list[Any], kwargs: dict[str, Any], options: str, generation: int
 ) -> None:
@@ -82,16 +85,16 @@ def test_a_small_operation_is_small() -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_operation_or_corrupt(noise: bytes) -> None:
     """Never another error."""
-    try:
+    with contextlib.suppress(CorruptRecord):
         assert isinstance(Operation.decode(noise), Operation)
-    except CorruptRecord:
-        pass
 
 
-@pytest.mark.parametrize("argument", [object(), 2**70, {1: {2}, "a": object()}], ids=["object", "large", "nested"])
+@pytest.mark.parametrize(
+    "argument", [object(), 2**70, {1: {2}, "a": object()}, "\ud800"], ids=["object", "large", "nested", "surrogate"]
+)
 def test_what_can_not_be_stored_is_refused(argument: Any) -> None:
     """The sentence says which values can."""
-    with pytest.raises(InvalidOperation, match="pass plain values.*nothing was accepted"):
+    with pytest.raises(InvalidOperation, match=r"pass plain values.*nothing was accepted"):
         Operation((argument,), task="my.task").encode()
 
 
@@ -121,12 +124,11 @@ def test_a_lane_is_kept_as_it_is_or_refused(lane: str) -> None:
     """Any text in any script, of at most 200 bytes, without control characters."""
     try:
         assert check_lane(lane, "id") == lane
-    except InvalidOperation as error:
-        assert str(error).endswith("nothing was accepted")
-    else:
-        assert 0 < len(lane.encode()) <= MAX_LANE_BYTES
-        assert lane.isprintable() or not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in lane)
-        assert not lane.startswith("~")
+    except InvalidOperation:
+        return
+    assert 0 < len(lane.encode()) <= MAX_LANE_BYTES
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in lane)
+    assert not lane.startswith("~")
 
 
 @pytest.mark.parametrize("lane", ["", "a\nb", "a\0b", "a\x7f", "\x85", "~own", "x" * 201, "é" * 101, "\ud800", 7, b"a"])
@@ -155,7 +157,9 @@ def test_methods_in_either_case(method: str) -> None:
     assert check_method(method) == method.upper()
 
 
-@pytest.mark.parametrize("method", ["", "CONNECT", "TRACE", "POST ", "PO ST", "POST\r\nX: y", None, 7, {"a": 1}, b"POST"])
+@pytest.mark.parametrize(
+    "method", ["", "CONNECT", "TRACE", "POST ", "PO ST", "POST\r\nX: y", None, 7, {"a": 1}, b"POST"]
+)
 def test_other_methods_are_refused(method: Any) -> None:
     """The sentence names ``.si()``: a chain's previous result may have landed here. It never repeats a payload."""
     with pytest.raises(InvalidOperation, match=r"sync_op\.si.*nothing was accepted") as caught:
@@ -277,7 +281,7 @@ def test_sizes_are_bounded(size: int, limit: int) -> None:
     if size <= limit:
         check_size(size, limit)
     else:
-        with pytest.raises(OperationTooLarge, match="FLUXY_SYNC_MAX_BODY_BYTES.*nothing was accepted"):
+        with pytest.raises(OperationTooLarge, match=r"FLUXY_SYNC_MAX_BODY_BYTES.*nothing was accepted"):
             check_size(size, limit)
 
 

@@ -1,6 +1,7 @@
 """Settings: validated once, secrets masked, and each mistake named in one sentence."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ SECRET = "s3cret-value"
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the machine that runs the tests reaches them."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("FLUXY_SYNC_"):
             monkeypatch.delenv(name)
@@ -64,7 +63,7 @@ def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert load_settings().upstream is None
 
 
-def test_broker_urls_of_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_urls_of_a_socket() -> None:
     """Celery wants a unix socket under another name; a broker of its own is taken as it is."""
     assert Settings(redis_url="unix://:pw@/run/store.sock").broker == "redis+socket://:pw@/run/store.sock"
     found = Settings(redis_url="redis://store", broker_url="amqp://guest@rabbit//")
@@ -185,7 +184,7 @@ def test_a_file_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     if content is not None:
         path.write_bytes(content)
     monkeypatch.setenv("FLUXY_SYNC_AUTH_BEARER_FILE", str(path))
-    with pytest.raises(ConfigError, match="FLUXY_SYNC_AUTH_BEARER_FILE.*can't be read"):
+    with pytest.raises(ConfigError, match=r"FLUXY_SYNC_AUTH_BEARER_FILE.*can't be read"):
         load_settings()
 
 
@@ -257,7 +256,9 @@ def test_probe_expectations(text: str | None, accepted: Any, refused: Any) -> No
     assert not expectation.accepts(*refused)
 
 
-@pytest.mark.parametrize("text", ["", "204", "status=", "status=2xx", "header=", "header=: x", "header=X", "body=", "x=y"])
+@pytest.mark.parametrize(
+    "text", ["", "204", "status=", "status=2xx", "header=", "header=: x", "header=X", "body=", "x=y"]
+)
 def test_a_wrong_expectation_is_refused(text: str) -> None:
     """The sentence shows the three forms."""
     with pytest.raises(ConfigError, match="FLUXY_SYNC_PROBE_EXPECT: use status=204"):

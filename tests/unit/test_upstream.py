@@ -1,5 +1,7 @@
 """The test's own server does as it is told: what the acceptance tests rest on."""
 
+import contextlib
+import http.client
 import os
 import socket
 import subprocess
@@ -78,7 +80,12 @@ def test_a_connection_can_be_lost_after_the_request(
 def test_a_connection_can_end_after_the_answer(upstream: Upstream, client: requests.Session) -> None:
     """The kept-alive connection is gone when the next request wants it."""
     upstream.script("/", ["answer_then_drop"])
-    assert client.post(upstream.url).status_code == 201
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", upstream.port, timeout=10)) as connection:
+        connection.request("POST", "/")
+        response = connection.getresponse()
+        assert response.status == 201
+        response.read()
+        assert connection.sock.recv(1) == b""
     assert client.post(upstream.url).status_code == 201
 
 
