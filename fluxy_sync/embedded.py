@@ -26,7 +26,6 @@ from fluxy_sync.private import LockFile, make_private_dir, write_private
 OLDEST_REDIS = (7, 0)  # multi-part AOF and `flags=allow-oom` in scripts
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # sockaddr_un.sun_path, without its NUL
 LARGEST_LOG_BYTES = 4 * 1024 * 1024
-JOURNAL_SHARE = 0.8  # of maxmemory: a tenth is the broker's reserve, a tenth goes to the indexes
 READY_POLL_S = 0.01
 STOP_TIMEOUT_S = 10.0
 _VERSION = re.compile(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)")
@@ -114,11 +113,6 @@ def free_port(preferred: int = 0) -> int:
         except OSError:
             probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def default_max_bytes(maxmemory: int) -> int:
-    """MAX_BYTES for a store of ``maxmemory`` bytes: 80 %; a tenth is the broker's, a tenth for indexes."""
-    return int(maxmemory * JOURNAL_SHARE)
 
 
 class EmbeddedStore:

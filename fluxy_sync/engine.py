@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 
 from fluxy_sync.delivery import Delivery
 from fluxy_sync.errors import CorruptRecord
-from fluxy_sync.journal import Journal, NewRecord, Store, StoredRecord, check_durability, connect, default_max_bytes
+from fluxy_sync.journal import (
+    Journal,
+    NewRecord,
+    Store,
+    StoredRecord,
+    check_durability,
+    connect,
+    default_max_bytes,
+    maxmemory_of,
+)
 from fluxy_sync.journal.record import FORMAT, seal_context
 from fluxy_sync.operation import Operation, check_size, origin_of
 from fluxy_sync.settings import Settings
@@ -98,7 +107,7 @@ class Engine:
             store,
             settings.namespace,
             max_pending=settings.max_pending,
-            max_bytes=settings.max_bytes or default_max_bytes(store),
+            max_bytes=settings.max_bytes or default_max_bytes(maxmemory_of(store)),
             waitaof=settings.durability == "waitaof",
         )
 

@@ -12,8 +12,9 @@ from typing import NamedTuple, TextIO
 
 from pydantic import SecretStr
 
-from fluxy_sync.embedded import EmbeddedStore, Fsync, default_max_bytes, free_port
+from fluxy_sync.embedded import EmbeddedStore, Fsync, free_port
 from fluxy_sync.errors import ConfigError
+from fluxy_sync.journal import default_max_bytes
 from fluxy_sync.private import LockFile, make_private_dir, write_private
 from fluxy_sync.settings import ENV_PREFIX, GATEWAY_FILE, KEYS_FILE, Settings
 from fluxy_sync.supervisor import STORE_RANK, Child, Command, Supervisor

@@ -83,6 +83,7 @@ class Steward(threading.Thread):
             interval_s=settings.probe_interval_s,
             wake=lambda: publish_if_empty(self._app, self._journal),
         )
+        self._door_prober: threading.Thread | None = None
         self._stopped = threading.Event()
         self._store_was_down = False
 
@@ -128,11 +129,21 @@ class Steward(threading.Thread):
         set_consuming(self._worker.consumer, self._queue, consume)
 
     def _look_through_door(self) -> None:
-        """A worker that met a dead link probes for itself: the gate speaks for beat's host."""
-        if self._incarnation.door_closed and self._link.probe().online:
-            self._incarnation.door_closed = False
+        """A worker that met a dead link probes for itself, beside its other duties: DNS may be slow."""
+        prober = self._door_prober
+        if self._incarnation.door_closed and (prober is None or not prober.is_alive()):
+            self._door_prober = threading.Thread(target=self._probe_for_door, name="fluxy-door", daemon=True)
+            self._door_prober.start()
+
+    def _probe_for_door(self) -> None:
+        if not self._link.probe().online:
+            return
+        self._incarnation.door_closed = False
+        try:
             if self._watch.tick().wants_token:
                 publish_if_empty(self._app, self._journal)
+        except StorageUnavailable as error:
+            logger.warning("The worker's door is open, but the store is away: %s", error)
 
     def _reclaim_dead_workers(self) -> None:
         for incarnation in self._incarnation.dead_ones():

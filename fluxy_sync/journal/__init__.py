@@ -1,6 +1,6 @@
 """The journal: all lanes, in Redis. It is the truth; Celery's messages are only wake-up calls."""
 
-from fluxy_sync.journal.durability import check_durability, default_max_bytes
+from fluxy_sync.journal.durability import check_durability, default_max_bytes, maxmemory_of
 from fluxy_sync.journal.journal import Claim, Idle, Journal, Settlement, Snapshot, Tick
 from fluxy_sync.journal.record import NewRecord, StoredRecord
 from fluxy_sync.journal.store import Store, connect
@@ -18,4 +18,5 @@ __all__ = [
     "check_durability",
     "connect",
     "default_max_bytes",
+    "maxmemory_of",
 ]

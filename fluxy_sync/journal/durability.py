@@ -7,7 +7,7 @@ import redis
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.journal.store import NotSent, Store, explain
 
-RECORD_SHARE = 0.6  # of maxmemory for records: beside it, 10 % for the broker, the rest for indexes and buffers
+JOURNAL_SHARE = 0.8  # of maxmemory: a tenth is the broker's reserve, a tenth goes to buffers
 _FIX = "set it in the store's configuration (see deploy/redis.conf), or choose another FLUXY_SYNC_DURABILITY"
 
 
@@ -39,10 +39,20 @@ def check_durability(store: Store, durability: str) -> None:
         )
 
 
-def default_max_bytes(store: Store) -> int:
-    """MAX_BYTES derived from the store's maxmemory; 0 where that has no bound."""
-    info: Any = store.client.info("memory")
-    return int(int(info.get("maxmemory", 0)) * RECORD_SHARE)
+def default_max_bytes(maxmemory: int) -> int:
+    """MAX_BYTES derived from a store's maxmemory; 0 where that has no bound."""
+    return int(maxmemory * JOURNAL_SHARE)
+
+
+def maxmemory_of(store: Store) -> int:
+    """The store's maxmemory in bytes, 0 where it has no bound.
+
+    Raises:
+        StorageUnavailable: it can't be asked.
+    """
+    info: Any = store.command("INFO", "memory")
+    lines = info.decode().splitlines()
+    return next((int(line.partition(":")[2]) for line in lines if line.startswith("maxmemory:")), 0)
 
 
 def _text(value: Any) -> str:

@@ -17,8 +17,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 
-from fluxy_sync.embedded import EmbeddedStore, default_max_bytes, find_server
+from fluxy_sync.embedded import EmbeddedStore, find_server
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.journal import default_max_bytes
 from fluxy_sync.memory import memory_limit
 from fluxy_sync.private import LockFile
 

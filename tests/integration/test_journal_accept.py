@@ -61,14 +61,15 @@ def test_nothing_wins_a_token_through_a_closed_gate(journal: Journal) -> None:
 @pytest.mark.parametrize("bound", ["max_pending", "max_bytes"])
 def test_a_full_queue_accepts_none_of_a_batch(journal: Journal, bound: str) -> None:
     """Two of three would fit: none is accepted, the error names the setting, and what is there stays."""
-    limit = {"max_pending": 3, "max_bytes": 70}[bound]
+    limit = {"max_pending": 3, "max_bytes": 11_900}[bound]  # three of 3,000 bytes and what the store needs beside them
     small = Journal(journal.store, journal.keys.namespace, **{bound: limit})
-    queue(small, "kept")
+    small.append([new("kept", size=3000)])
     with pytest.raises(QueueFull, match=f"FLUXY_SYNC_{bound.upper()}.*nothing was accepted"):
-        small.append([new("x1"), new("x2", "b"), new("x3")])
+        small.append([new("x1", size=3000), new("x2", "b", size=3000), new("x3", size=3000)])
     assert waiting(small) == ["kept"]
     assert waiting(small, "b") == []
-    small.append([new("x1"), new("x2", "b")])
+    small.append([new("x1", size=3000), new("x2", "b", size=3000)])
+    assert small.snapshot().pending == 3
 
 
 @pytest.mark.parametrize("name", ["op-1", "01a2090f-0785-712b-9338-b758cc648102"])

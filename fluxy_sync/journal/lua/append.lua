@@ -2,7 +2,7 @@
 -- append: accept operations, all or none, each once.
 -- KEYS[16..]  the lanes, each once
 -- ARGV[1] command id   [2] '1' if this may be a repeat of a command whose reply was lost
--- ARGV[3] max pending (0: no bound)   [4] max bytes (0: no bound)   [5] ids to remember   [6] wake's time to live, ms
+-- ARGV[3] max pending (0: no bound)   [4] max bytes of memory (0: no bound)   [5] ids to remember   [6] wake's time to live, ms
 -- ARGV[7..] per operation: lane number (1 = KEYS[16]), lane, id, countdown ms, expires ms, sealed
 -- Returns {'ok', won the wake token 0|1, positions of operations that were known already...},
 --         {'full', 'pending'|'bytes'} or {'refused'} (a late copy of a command that was answered 'full').
@@ -10,6 +10,7 @@
 local command, is_repeat, limit, wake_ms = ARGV[1], ARGV[2] == '1', tonumber(ARGV[5]), ARGV[6]
 local max_pending, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST, WIDTH = 7, 6
+local RECORD_OVERHEAD, LANE_OVERHEAD = 60, 600 -- bytes
 
 -- Which of the members are remembered: a table of 0|1.
 local function known(members)
@@ -42,8 +43,13 @@ for at = FIRST, #ARGV, WIDTH do
 end
 if #fresh == 0 then return answer end
 
+-- What the store needs beside the records (measured): without it a full memory would stop the broker, too.
+local function overhead()
+  return (book.pending + #fresh) * RECORD_OVERHEAD + (redis.call('ZCARD', OLDEST) + #KEYS - LANE_KEYS) * LANE_OVERHEAD
+end
+
 local full = (max_pending > 0 and book.pending + #fresh > max_pending and 'pending')
-  or (max_bytes > 0 and book.bytes + bytes > max_bytes and 'bytes')
+  or (max_bytes > 0 and book.bytes + bytes + overhead() > max_bytes and 'bytes')
 if full then
   -- The first copy may still be on its way: it must not land after the caller was told that nothing was accepted.
   if is_repeat then redis.call('SADD', RECENT, command) end
