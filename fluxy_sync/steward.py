@@ -194,13 +194,14 @@ def _consume(state: Any, namespace: str = "", change: str = "", **_: Any) -> dic
 
 @inspect_command(name="fluxy")
 def _inspect(state: Any, **_: Any) -> dict[str, Any]:
-    """Counts of the journal, and how many of its operations are in flight; never a payload."""
+    """Counts of the journal, and the ids of operations in flight; never a payload."""
     try:
-        snapshot = state.app.fluxy_engine.journal.snapshot()
+        journal: Journal = state.app.fluxy_engine.journal
+        snapshot, in_flight = journal.snapshot(), journal.in_flight()
     except (AttributeError, FluxySyncError) as error:
         return {"error": type(error).__name__}
     names = ("pending", "syncing", "retrying", "held", "dead", "gate", "delivered_total")
-    return {name: getattr(snapshot, name) for name in names}
+    return {name: getattr(snapshot, name) for name in names} | {"in_flight": in_flight}
 
 
 def _mask_broker(original: Any) -> Any:

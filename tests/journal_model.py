@@ -260,7 +260,9 @@ class JournalModel:
             head.sealed = replacement
         counted = verdict == "retry"
         self.totals["retried"] += counted
-        lane.retries = (lane.count(head.id) + counted, reason, head.id)
+        count = lane.count(head.id) + counted
+        if count:
+            lane.retries = (count, reason, head.id)
         lane.claim, lane.ready = None, self.now + pause_ms
 
     def _remove_head(self, name: str, verdict: str, reason: str, detail: bytes) -> None:

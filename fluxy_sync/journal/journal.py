@@ -303,6 +303,14 @@ class Journal:
         """Keep an operation that isn't accepted as a dead letter."""
         self._run("bury", new.lane, record.pack_id(new.id), reason, new.sealed)
 
+    def in_flight(self) -> list[str]:
+        """The ids of operations that are being sent: the heads of claimed lanes."""
+        claims = self.store.command("HGETALL", self.keys.claims)
+        pairs = claims.items() if isinstance(claims, dict) else zip(claims[::2], claims[1::2], strict=True)
+        lanes = [lane.decode() for lane, claim in pairs if not claim.endswith(b"- -")]
+        heads = [self.store.command("LINDEX", self.keys.lane(lane), 0) for lane in lanes]
+        return [record.parse(head).id for head in heads if head is not None]
+
     # --- one operation
 
     def cancel(self, lane: str, operation_id: str) -> tuple[str, bytes]:

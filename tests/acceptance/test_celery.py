@@ -1,5 +1,7 @@
 """To a Celery user each operation is a Celery task (DESIGN, from an operation to its outcome)."""
 
+import base64
+import json
 import os
 import socketserver
 import threading
@@ -9,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery, chain, group
 
 from fluxy_sync import FluxySync, InvalidOperation, create_app, install
 from fluxy_sync.operation import SYNC_OP
-from fluxy_sync.sealing import register_vault
+from fluxy_sync.sealing import REDACTED, register_vault
 from fluxy_sync.vault import Vault, new_key
 from tests.conftest import Gateway, wait_until
 from tests.upstream import Upstream, free_port
@@ -127,11 +130,17 @@ def test_revoke_cancels_in_the_journal(app: Celery, sync: FluxySync, server: Ups
     wait_until(lambda: sync.operation(third.id, "revoke").state == "gone")
 
 
-def test_inspect_has_a_fluxy_command(app: Celery) -> None:
-    """``celery inspect fluxy`` answers with counts, and no payload."""
+def test_inspect_has_a_fluxy_command(app: Celery, server: Upstream) -> None:
+    """``celery inspect fluxy`` answers with counts and the ids in flight, and no payload."""
+    server.script("/inspected", ["stall"])
+    result = app.tasks[SYNC_OP].apply_async(("POST", "/inspected"), lane="inspected")
+    arrived(server, "/inspected")
     replies = app.control.broadcast("fluxy", reply=True, timeout=5.0, limit=1)
+    server.release(201)
     answer = next(iter(replies[0].values()))
     assert {"pending", "syncing", "retrying", "dead", "gate"} <= set(answer)
+    assert result.id in answer["in_flight"]
+    assert "/inspected" not in repr(answer)
 
 
 def test_eta_and_countdown_hold_an_operation_and_what_follows_it(app: Celery, server: Upstream) -> None:
@@ -182,6 +191,19 @@ def test_links_are_called_sync_tasks_and_others(app: Celery, server: Upstream, r
     task.apply_async(("POST", "/linking"), link=[task.si("POST", "/linked"), plain])
     arrived(server, "/linked")
     wait_until(lambda: "plain ('linked',)" in Path(running.environment["NOTES"]).read_text())
+
+
+def test_a_plain_link_is_sealed_on_its_way(app: Celery, running: Gateway, store_url: str, server: Upstream) -> None:
+    """What follows from an operation through the broker carries no argument in clear, not even in its headers."""
+    queue = f"waiting-{running.environment['FLUXY_SYNC_NAMESPACE']}"
+    plain = app.signature("user.plain", args=("link-marker",), immutable=True, queue=queue)
+    app.tasks[SYNC_OP].apply_async(("POST", "/sealed-link"), link=plain)
+    with redis.Redis.from_url(store_url) as client:
+        message = wait_until(lambda: client.lindex(queue, 0))
+        assert b"link-marker" not in message
+        assert b"link-marker" not in base64.b64decode(json.loads(message)["body"])
+        assert REDACTED in message.decode()
+        client.delete(queue)
 
 
 def test_beat_entries_are_journalled(server: Upstream) -> None:

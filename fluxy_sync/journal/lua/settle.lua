@@ -36,7 +36,8 @@ local function keep_head_waiting(count)
     redis.call('LSET', key, 0, record)
     book.bytes = book.bytes + #record - #head.record
   end
-  redis.call('HSET', RETRIES, lane, int(count) .. ' ' .. reason .. ' ' .. id)
+  -- An uncounted wait (the link is down) of an operation that was never retried leaves no trace.
+  if count > 0 then redis.call('HSET', RETRIES, lane, int(count) .. ' ' .. reason .. ' ' .. id) end
   redis.call('HDEL', CLAIMS, lane)
   redis.call('ZADD', READY, int(book.now + pause_ms), lane)
 end
