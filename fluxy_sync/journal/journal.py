@@ -185,7 +185,7 @@ class Journal:
                 f"the queue is full ({'FLUXY_SYNC_MAX_PENDING' if answer[1] == b'pending' else 'FLUXY_SYNC_MAX_BYTES'} "
                 "is reached); nothing was accepted; wait until it drains, or raise the limit"
             )
-        if answer[0] == b"refused" or (waited and waited[0][0] < 1):
+        if answer[0] == b"refused" or any(isinstance(reply, Exception) or reply[0] < 1 for reply in waited):
             raise self._unknown(records)
         return bool(answer[1])
 
@@ -278,7 +278,7 @@ class Journal:
             gate=_text(answer[2]),
             ends_in_s=answer[3] / 1000,
             woken=bool(answer[4]),
-            claim=self._read_claim(claimed[0]) if claimed else None,
+            claim=self._read_claim(claimed[0]) if claimed and not isinstance(claimed[0], Exception) else None,
         )
 
     def release(self, lane: str, fence: int) -> bool:

@@ -127,6 +127,13 @@ def explain(error: redis.RedisError) -> StorageUnavailable:
     return StorageUnavailable(f"the store refused a command ({type(error).__name__}): {text[:200]}")
 
 
+def _read(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
+
+
 def _is_stale(connection: Any) -> bool:
     """Whether something came that nobody asked for: mostly the end of it, as the store has closed it."""
     try:
@@ -157,7 +164,10 @@ class Store:
     def run_then(
         self, script: "Script", arguments: Sequence[Argument], lane_keys: Sequence[str] = (), *after: bytes
     ) -> list[Any]:
-        """Run a script once, and packed commands after it on the same connection."""
+        """Run a script once, and packed commands after it on the same connection.
+
+        Raises as ``run`` does for the script; a later command that is refused leaves its error as its reply.
+        """
         packed = (script.pack(arguments, lane_keys), *after)
         try:
             try:
@@ -185,13 +195,18 @@ class Store:
         connection = self._connection()
         try:
             connection.send_packed_command(commands)
-            return [connection.read_response() for _ in commands]
+            replies = [_read(connection) for _ in commands]
+        except redis.exceptions.BusyLoadingError as error:
+            raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             connection.disconnect()
             raise ReplyLost("the store went away before it answered") from error
         except BaseException:
             connection.disconnect()  # replies may still be on their way: nobody may read them as his own
             raise
+        if isinstance(replies[0], redis.ResponseError):
+            raise replies[0]
+        return replies
 
     def _connection(self) -> Any:
         """This thread's connection, whole: taking one from the pool each time would cost as much as sending."""
