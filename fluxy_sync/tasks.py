@@ -138,7 +138,12 @@ class SyncTask(Task):
             return self._retry_under_way(now, args or (), kwargs or {}, options)
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id=task_id, producer=producer, **options)
-        record = self.new_record(args or (), kwargs or {}, task_id, lane=lane, policy=policy, **options)
+        try:
+            record = self.new_record(args or (), kwargs or {}, task_id, lane=lane, policy=policy, **options)
+        except InvalidOperation:
+            if now is None or not now.answered:
+                raise
+            return self._keep_refused(args or (), kwargs or {}, task_id)
         if now is not None and now.answered:
             now.followers.append(record)
         elif self.engine.accept([record]):
@@ -146,6 +151,17 @@ class SyncTask(Task):
         result = self.AsyncResult(record.id)
         self._add_to_parent(result, options)
         return result
+
+    def _keep_refused(self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str | None) -> Any:
+        """The tail of a chain was accepted with its first step: refused when it is reached, it is a dead letter."""
+        operation_id = task_id or new_operation_id()
+        operation = Operation(tuple(args), dict(kwargs), self.name)
+        self.engine.journal.bury(self.engine.seal(operation, DEFAULT_LANE, operation_id), "invalid")
+        logger.error(
+            "The operation %s follows from another one, but its arguments don't fit %s (a .s() in a chain?): "
+            "it was moved to the dead letters.", operation_id, self.name,
+        )  # fmt: skip
+        return self.AsyncResult(operation_id)
 
     def new_record(
         self,
@@ -172,8 +188,13 @@ class SyncTask(Task):
             lane,
             operation_id,
             countdown_s=_seconds_until(eta if eta is not None else countdown, "eta"),
-            expires_s=_seconds_until(expires if expires is not None else self.expires, "expires"),
+            expires_s=self._expires_s(expires if expires is not None else self.expires),
         )
+
+    @staticmethod
+    def _expires_s(expires: float | datetime | str | None) -> float:
+        # 0 would mean never: what has expired already does so at once.
+        return 0.0 if expires is None else max(0.001, _seconds_until(expires, "expires"))
 
     def _check_types(self, args: Sequence[Any], kwargs: Mapping[str, Any], policy: object) -> None:
         if policy is not None and not isinstance(policy, RetryPolicy):
@@ -199,11 +220,12 @@ class SyncTask(Task):
 
     def _seal_later(self, step: Any) -> Any:
         """A plain task that follows from this one goes through the broker: its message is sealed by itself."""
+        # Copies are made by unpacking: `|` would make a chain of two signatures.
         if isinstance(step, (list, tuple)):
             return [self._seal_later(one) for one in step]
         inner = step.get("kwargs", {}).get("tasks")
         if inner is not None:  # a group or chain
-            return step | {"kwargs": step["kwargs"] | {"tasks": self._seal_later(inner)}}
+            return {**step, "kwargs": {**step["kwargs"], "tasks": self._seal_later(inner)}}
         if isinstance(self.app.tasks.get(step["task"]), SyncTask):
             return dict(step)
         sealed = {
@@ -211,7 +233,7 @@ class SyncTask(Task):
             "argsrepr": REDACTED,
             "kwargsrepr": REDACTED,
         }
-        return step | {"options": step.get("options", {}) | sealed}
+        return {**step, "options": {**step.get("options", {}), **sealed}}
 
     def _add_to_parent(self, result: Any, options: dict[str, Any]) -> None:
         parent = get_current_worker_task()
@@ -242,12 +264,13 @@ class SyncTask(Task):
         except (Ignore, Reject, ClaimEnded):
             raise
         except Retry as retry:
-            retry.exc, retry.excs = _redacted(retry.exc), _code(retry.exc)
+            retry.message, retry.exc, retry.excs = None, _redacted(retry.exc), _code(retry.exc)
             raise
         except Unreachable as error:
             now.outcome = now.outcome or Outcome(Verdict.UNREACHABLE, "unreachable")
             raise Retry(message=f"{now.outcome.reason}", exc=DeliveryFailed(now.outcome.reason)) from error
-        except DeliveryFailed:
+        except DeliveryFailed as error:
+            now.outcome = now.outcome or Outcome(Verdict.DEAD, error.reason)
             raise
         except Exception as error:  # noqa: BLE001 -- whatever a user's task raises
             self._fail(now, error)

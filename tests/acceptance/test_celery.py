@@ -182,6 +182,27 @@ def test_a_chain_with_a_mutable_step_is_refused(app: Celery, sync: FluxySync) ->
     assert sync.status().rev == before or "/x" not in str(sync.status())
 
 
+def test_a_mutable_step_that_shows_up_late_is_a_dead_letter(app: Celery, sync: FluxySync, server: Upstream) -> None:
+    """Where ``.s()`` is only seen when it is reached, the step is refused then, and kept."""
+    task, dead = app.tasks[SYNC_OP], sync.status().dead
+    late = task.s("POST", "/late").set(task_id="late-step")
+    task.apply_async(("POST", "/early"), link=group(late, task.si("POST", "/beside")), lane="late")
+    arrived(server, "/early")
+    wait_until(lambda: sync.status().dead == dead + 1)
+    arrived(server, "/beside")
+    assert sync.operation(late.id or "late-step").state == "dead"
+
+
+def test_what_has_expired_is_not_sent(app: Celery, sync: FluxySync, server: Upstream) -> None:
+    """An operation whose time is over becomes a dead letter; what follows on its lane goes out."""
+    task = app.tasks[SYNC_OP]
+    old = task.apply_async(("POST", "/expired"), lane="expiry", expires=datetime.now(UTC) - timedelta(seconds=1))
+    task.apply_async(("POST", "/fresh"), lane="expiry", expires=60)
+    arrived(server, "/fresh")
+    assert sync.operation(old.id, "expiry").state == "dead"
+    assert all(r["path"] != "/expired" for r in server.requests())
+
+
 def test_links_are_called_sync_tasks_and_others(app: Celery, server: Upstream, running: Gateway) -> None:
     """A link that is a SyncTask goes through the journal, a plain task through the broker; sealed both ways."""
     task = app.tasks[SYNC_OP]
