@@ -1,9 +1,12 @@
 """To a Celery user each operation is a Celery task (DESIGN, from an operation to its outcome)."""
 
 import base64
+import importlib
 import json
 import os
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +21,7 @@ from fluxy_sync import FluxySync, InvalidOperation, create_app, install
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.sealing import REDACTED, register_vault
 from fluxy_sync.vault import Vault, new_key
-from tests.conftest import Gateway, wait_until
+from tests.conftest import ROOT, Gateway, wait_until
 from tests.upstream import Upstream, free_port
 
 
@@ -322,3 +325,45 @@ def test_a_users_own_app_keeps_its_tasks_and_serializers(running: Gateway, serve
     result = mine.tasks[SYNC_OP].delay("POST", "/from-mine", body={"n": 1})
     assert arrived(server, "/from-mine")["key"] == result.id
     mine.close()
+
+
+def test_a_users_own_worker_serves_its_tasks_and_ours(
+    gateway: Gateway, upstream: Upstream, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``install(app)``: one worker for both; their JSON stays, a kept result of a SyncTask is sealed in it."""
+    queue = f"shop-{namespace}"
+    for name, value in (gateway.environment | {"SHOP_QUEUE": queue}).items():
+        monkeypatch.setenv(name, value)
+    upstream.start()
+    shop: Celery = importlib.import_module("tests.user_app").app
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.user_app",
+        "worker",
+        "-c",
+        "2",
+        "--without-mingle",
+        "-l",
+        "INFO",
+    ]
+    with (tmp_path / "shop.log").open("wb") as log:
+        worker = subprocess.Popen([*command, "-Q", f"{queue},{namespace}.sync"], stdout=log, stderr=log, cwd=ROOT)
+    try:
+        assert shop.tasks["shop.add"].delay(1, 2).get(timeout=20) == 3
+        shop.tasks[SYNC_OP].delay("POST", "/from-shop", body={"n": 1})
+        wait_until(lambda: [r["path"] for r in upstream.requests()] == ["/from-shop"])
+        kept = shop.tasks["shop.secret"].apply_async(("result-marker",), ignore_result=False)
+        assert kept.get(timeout=20) == "result of result-marker"
+        with redis.Redis.from_url(gateway.environment["FLUXY_SYNC_REDIS_URL"]) as client:
+            stored = client.get(f"celery-task-meta-{kept.id}")
+        assert stored is not None
+        assert b"SUCCESS" in stored
+        assert b"result-marker" not in stored
+        assert "result-marker" not in (tmp_path / "shop.log").read_text()
+    finally:
+        worker.terminate()
+        worker.wait(40)
+        shop.close()
