@@ -26,6 +26,8 @@ SOCKET_OPTIONS = {
     "socket_timeout": 10.0,
     "socket_connect_timeout": 2.0,
     "socket_keepalive": True,
+    # How long one BRPOP waits: a queue that is resumed is only listened to from the next one on.
+    "polling_interval": 0.2,
     # For publishing only: a producer never waits for a broker, the next tick comes.
     "max_retries": 1,
     "interval_start": 0,

@@ -140,7 +140,11 @@ class Steward(threading.Thread):
             return
         self._incarnation.door_closed = False
         try:
-            if self._watch.tick().wants_token:
+            tick = self._watch.tick()
+            if tick.gate == "open":
+                # By message, to itself, too: nothing else wakes a consumer's loop from another thread.
+                announce(self._app, "resume")
+            if tick.wants_token:
                 publish_if_empty(self._app, self._journal)
         except StorageUnavailable as error:
             logger.warning("The worker's door is open, but the store is away: %s", error)
