@@ -81,8 +81,9 @@ class LockFile:
 
     def name_holder(self, pid: int) -> None:
         """Write the pid that a refused process will show to a person."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{pid}\n".encode(), 0)
+        line = f"{pid}\n".encode()
+        os.pwrite(self._descriptor, line, 0)
+        os.ftruncate(self._descriptor, len(line))  # afterwards: who looks in between finds no empty file
 
     @property
     def holder(self) -> str:

@@ -134,11 +134,11 @@ def test_wrong_settings_are_told_in_one_sentence(
 
 
 def test_a_gateway_whose_worker_cant_start_ends_with_its_reason(alone: CommandLine) -> None:
-    """Tasks that can't be imported end `up` with 2; its last line is the worker's own sentence."""
+    """Tasks that can't be imported end `up` with 2; its last line is the child's own sentence."""
     done = alone("up", "--no-dashboard", UPSTREAM="https://api.example.com", IMPORTS="no.such.module")
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("fluxy-sync: worker can't run like this")
+    assert re.match(r"fluxy-sync: (worker|beat) can't run like this", last)
     assert "FLUXY_SYNC_IMPORTS" in last
     assert "Traceback" not in done.stderr
 
