@@ -1,5 +1,6 @@
 """The Celery app: ``create_app(settings)``, ``install(app)`` for a user's own, the default app and its schedule."""
 
+import contextlib
 import functools
 import logging
 import sys
@@ -11,7 +12,6 @@ from celery.app.control import Control
 from kombu.entity import Queue
 
 from fluxy_sync import steward
-from fluxy_sync.beat import make_watch
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.operation import SYNC_OP
@@ -21,6 +21,7 @@ from fluxy_sync.tasks import CHECK_CONNECTIVITY, FLUSH, HttpTask, SyncTask, send
 
 logger = logging.getLogger(__name__)
 
+ROLES = ("worker", "beat", "flower")
 NO_BROKER = "memory://"  # until a gateway runs: publishing wakes nobody, and nothing is accepted anyway
 SOCKET_OPTIONS = {
     "socket_timeout": 10.0,
@@ -147,7 +148,7 @@ def register_tasks(app: Celery) -> None:
     def check_connectivity() -> None:
         """Tick the journal, and probe the upstream when that is due. Our beat runs it in its own process."""
         watch = app.__dict__.get("fluxy_watch") or app.__dict__.setdefault(
-            "fluxy_watch", make_watch(app, "beat", "beat")
+            "fluxy_watch", steward.make_watch(app, "beat", "beat")
         )
         watch.check()
 
@@ -230,6 +231,7 @@ def app_or_exit(*, reads_operations: bool = True) -> Celery:
         if reads_operations:
             _ = app.fluxy_engine.vault, app.fluxy_engine.settings.upstream_url
             _import_tasks(app)
+            _check_store(app)
     except (ConfigError, StorageUnavailable) as error:
         print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         raise SystemExit(2) from None
@@ -241,6 +243,12 @@ def _import_tasks(app: Celery) -> None:
         app.loader.import_default_modules()
     except ImportError as error:
         raise ConfigError(f"FLUXY_SYNC_IMPORTS: a module can't be imported ({error})") from error
+
+
+def _check_store(app: Celery) -> None:
+    """Ask the store whether it keeps what DURABILITY promises; one that isn't there yet is asked when it comes."""
+    with contextlib.suppress(StorageUnavailable):
+        _ = app.fluxy_engine.journal
 
 
 def celery_arguments(role: str, settings: Settings) -> list[str]:
@@ -262,10 +270,17 @@ def celery_arguments(role: str, settings: Settings) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve one role of a gateway: ``python -m fluxy_sync.app worker|beat|flower [Celery's own options]``."""
+    """Serve one role of a gateway: ``python -m fluxy_sync.app worker|beat|flower [Celery's own options]``.
+
+    Raises:
+        SystemExit: always, with Celery's exit code, or 2 where a setting is missing or wrong.
+    """
     role, *rest = sys.argv[1:] if arguments is None else arguments
+    if role not in ROLES:
+        print(f"fluxy-sync: there is no role {role}; use one of {', '.join(ROLES)}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
     app = app_or_exit(reads_operations=role != "flower")
-    app.start([*celery_arguments(role, app.fluxy_engine.settings), *rest])
+    raise SystemExit(app.start([*celery_arguments(role, app.fluxy_engine.settings), *rest]))
 
 
 if __name__ == "__main__":

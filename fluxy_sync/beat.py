@@ -8,27 +8,13 @@ from celery import beat
 from celery.schedules import schedule
 
 from fluxy_sync.connectivity import TICK_S, Watch
-from fluxy_sync.errors import StorageUnavailable
-from fluxy_sync.steward import make_link, publish_if_empty
+from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.steward import give_up_on, make_watch
 from fluxy_sync.tasks import CHECK_CONNECTIVITY
 
 logger = logging.getLogger(__name__)
 
 CLOCK_JUMP_S = 60.0
-
-
-def make_watch(app: Any, role: Any, name: str) -> Watch:
-    """The connectivity check of this process."""
-    engine = app.fluxy_engine
-    journal = engine.open_journal()
-    return Watch(
-        journal,
-        make_link(app, journal),
-        role=role,
-        name=name,
-        interval_s=engine.settings.probe_interval_s,
-        wake=lambda: publish_if_empty(app, journal),
-    )
 
 
 class Scheduler(beat.Scheduler):
@@ -88,6 +74,8 @@ class Scheduler(beat.Scheduler):
                 logger.error("The check can't run (%s); it goes on trying.", error)
             self._store_was_down = True
             return TICK_S
+        except ConfigError as error:
+            give_up_on(error)
         if tick.due_in_s and tick.gate == "open":
             self._last_run.update(self._sooner(tick.due_in_s))
             return min(TICK_S, tick.due_in_s)

@@ -194,7 +194,7 @@ class Watch:
         interval_s: float,
         wake: Callable[[], None],
     ) -> None:
-        self._journal, self._link, self._role, self._name = journal, link, role, name
+        self.journal, self.link, self._role, self._name = journal, link, role, name
         self._interval_s = interval_s
         self._wake = wake
         self._prober: threading.Thread | None = None
@@ -205,7 +205,7 @@ class Watch:
 
     def tick(self) -> Tick:
         """The part that every steward does each second, too."""
-        tick = self._journal.tick(self._role, self._name, forget_wake=self._forget_wake)
+        tick = self.journal.tick(self._role, self._name, forget_wake=self._forget_wake)
         self._forget_wake = False
         return tick
 
@@ -236,8 +236,8 @@ class Watch:
     def _probe(self, tick: Tick) -> None:
         self._last_probe = time.monotonic()
         try:
-            if self._journal.win_probe(self._pause_s(tick.gate)):
-                self._judge(self._link.probe(), was_open=tick.gate != "offline")
+            if self.journal.win_probe(self._pause_s(tick.gate)):
+                self._judge(self.link.probe(), was_open=tick.gate != "offline")
         except StorageUnavailable as error:
             logger.warning("The upstream was not probed: %s", error)
 
@@ -245,10 +245,10 @@ class Watch:
         self._wrong_answers = self._wrong_answers + 1 if result.connected and not result.online else 0
         if result.online:
             self._failures = 0
-            self._link.open()
+            self.link.open()
             if self.tick().wants_token:
                 self._wake()
             return
         self._failures += 1
         if not was_open or self._failures >= IDLE_FAILURES:
-            self._link.close(result.reason)
+            self.link.close(result.reason)

@@ -3,10 +3,11 @@
 import functools
 import logging
 import os
+import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import bootsteps, signals
 from celery.worker.control import Panel, control_command, inspect_command
@@ -47,6 +48,26 @@ def publish_if_empty(app: Any, journal: Journal) -> None:
         logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
 
 
+def make_watch(app: Any, role: Any, name: str) -> Watch:
+    """The connectivity check of this process."""
+    engine = app.fluxy_engine
+    journal: Journal = engine.open_journal()
+    return Watch(
+        journal,
+        make_link(app, journal),
+        role=role,
+        name=name,
+        interval_s=engine.settings.probe_interval_s,
+        wake=lambda: publish_if_empty(app, journal),
+    )
+
+
+def give_up_on(error: ConfigError) -> NoReturn:
+    """End this process: what is wrong is said in one sentence, with exit code 2."""
+    print(f"fluxy-sync: {error}", file=sys.stderr, flush=True)  # noqa: T201 -- a process's last words
+    raise SystemExit(2) from None
+
+
 class Runtime:
     """What the processes of one worker share: the incarnation, made before the pool forks; the rest is made in each."""
 
@@ -57,11 +78,12 @@ class Runtime:
 
     def flush(self, hostname: str) -> int:
         """Drain lanes for one slice, in this process."""
-        if self._pid != os.getpid():
-            # Nothing that the parent opened is of use in a child.
-            self._lock, self._pid = threading.Lock(), os.getpid()
-            journal = self.app.fluxy_engine.journal
-            self._link, self._keeper = make_link(self.app, journal), Keeper(journal)
+        with self._lock:  # threads may be a pool's processes; the parent of a real pool never gets here
+            if self._pid != os.getpid():
+                # Nothing that the parent opened is of use in a child.
+                journal = self.app.fluxy_engine.journal
+                self._link, self._keeper = make_link(self.app, journal), Keeper(journal)
+                self._pid = os.getpid()
         return Flush(self.app, self.incarnation, self._link, self._keeper, hostname).run()
 
 
@@ -73,35 +95,54 @@ class Steward(threading.Thread):
         self._app, self._incarnation, self._worker = runtime.app, runtime.incarnation, worker
         settings = self._app.fluxy_engine.settings
         self._queue = settings.queue_name
-        self._journal: Journal = self._app.fluxy_engine.open_journal()
-        self._link = make_link(self._app, self._journal)
-        self._watch = Watch(
-            self._journal,
-            self._link,
-            role="steward",
-            name=settings.node,
-            interval_s=settings.probe_interval_s,
-            wake=lambda: publish_if_empty(self._app, self._journal),
-        )
+        self._node = settings.node
+        self._opened: Watch | None = None
         self._door_prober: threading.Thread | None = None
         self._stopped = threading.Event()
         self._store_was_down = False
 
+    @property
+    def _watch(self) -> Watch:
+        """The check, and with it a store connection of its own, once the store can be reached."""
+        if self._opened is None:
+            self._opened = make_watch(self._app, "steward", self._node)
+        return self._opened
+
+    @property
+    def _journal(self) -> Journal:
+        return self._watch.journal
+
     def prepare(self) -> None:
-        """Before anything is consumed: give the dead's claims up, and read the gate."""
-        self._reclaim_dead_workers()
-        if self._watch.tick().gate != "open":
+        """Before anything is consumed: give the dead's claims up, and read the gate. An unknown gate counts as closed.
+
+        Raises:
+            ConfigError: the store doesn't keep what DURABILITY asks for.
+        """
+        try:
+            self._reclaim_dead_workers()
+            is_open = self._watch.tick().gate == "open"
+        except StorageUnavailable as error:
+            logger.error("The worker starts without its store (%s); it goes on trying.", error)
+            is_open, self._store_was_down = False, True
+        if not is_open:
             self._app.amqp.queues.deselect(self._queue)
 
     def run(self) -> None:
-        while not self._stopped.is_set():
-            started = time.monotonic()
-            self._look()
-            self._stopped.wait(max(0.05, TICK_S - (time.monotonic() - started)))
+        try:
+            while not self._stopped.is_set():
+                started = time.monotonic()
+                self._look()
+                self._stopped.wait(max(0.05, TICK_S - (time.monotonic() - started)))
+        except BaseException:
+            # A worker without its steward would look alive and forget its lanes: whoever supervises it starts another.
+            logger.critical("The steward failed: the worker ends.", exc_info=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     def stop(self) -> None:
         self._stopped.set()
-        self.join(timeout=5.0)
+        if self.is_alive():
+            self.join(timeout=5.0)
 
     def _look(self) -> None:
         try:
@@ -136,7 +177,7 @@ class Steward(threading.Thread):
             self._door_prober.start()
 
     def _probe_for_door(self) -> None:
-        if not self._link.probe().online:
+        if not self._watch.link.probe().online:
             return
         self._incarnation.door_closed = False
         try:
@@ -240,8 +281,7 @@ class StewardStep(bootsteps.StartStopStep):
             _ = engine.vault, engine.settings.upstream_url
             runtime = Runtime(worker.app, Incarnation(engine.settings.runtime_dir, engine.settings.node))
         except ConfigError as error:
-            print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- the worker's last words
-            raise SystemExit(2) from None
+            give_up_on(error)
         worker.app.fluxy_runtime = runtime
         # A receiver that only lives here would be collected: signals hold it weakly.
         self._on_shutdown = lambda **_: setattr(runtime.incarnation, "closing", True)
@@ -249,7 +289,10 @@ class StewardStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         self._steward = Steward(worker.app.fluxy_runtime, worker)
-        self._steward.prepare()
+        try:
+            self._steward.prepare()
+        except ConfigError as error:
+            give_up_on(error)
         self._steward.start()
 
     def stop(self, worker: Any) -> None:

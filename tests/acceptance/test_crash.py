@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from fluxy_sync import FluxySync
 from fluxy_sync.embedded import EmbeddedStore
@@ -172,3 +173,37 @@ def test_a_worker_stops_in_order(gateway: Gateway, upstream: Upstream) -> None:
     gateway.start("worker")
     wait_until(lambda: sync.status().pending == 0)
     assert [r["path"] for r in upstream.requests()] == [f"/{n}" for n in range(60)]
+
+
+def test_worker_and_beat_may_start_before_their_store(upstream: Upstream, gateway: Gateway, tmp_path: Path) -> None:
+    """After a reboot nothing comes in order: they wait for the store, and deliver once it is there."""
+    with EmbeddedStore(tmp_path / "late") as store:
+        store.wait_ready()
+        gateway.environment["FLUXY_SYNC_REDIS_URL"] = store.url
+        upstream.start()
+        sync = FluxySync(gateway.settings())
+        sync.queue("POST", "/waiting", body={})
+        store.stop()
+        gateway.start("worker", "beat", wait=False)
+        gateway.wait_for("worker", "starts without its store")
+        gateway.wait_for("beat", "goes on trying")
+        store.start()
+        store.wait_ready()
+        wait_until(lambda: sync.status().pending == 0, 40)
+        assert [r["path"] for r in upstream.requests()] == ["/waiting"]
+        sync.engine.journal.store.close()
+
+
+@pytest.mark.parametrize("role", ["worker", "beat"])
+def test_a_store_that_keeps_too_little_is_refused(
+    upstream: Upstream, gateway: Gateway, tmp_path: Path, role: str
+) -> None:
+    """DURABILITY is checked against the store at the start: one sentence, exit code 2, no traceback."""
+    with EmbeddedStore(tmp_path / "lax", appendfsync="everysec") as store:
+        store.wait_ready()
+        gateway.environment["FLUXY_SYNC_REDIS_URL"] = store.url
+        gateway.start(role, wait=False)
+        assert gateway.processes[role].wait(30) == 2
+    said = gateway.log(role)
+    assert "fluxy-sync: the store has 'appendfsync everysec', not 'always'" in said
+    assert "Traceback" not in said
