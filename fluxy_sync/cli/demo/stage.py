@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from fluxy_sync import guard
 from fluxy_sync.cli.demo.upstream import Upstream
+from fluxy_sync.cli.exits import FAILED
 from fluxy_sync.errors import FluxySyncError
 from fluxy_sync.settings import ENV_PREFIX
 
@@ -203,8 +204,14 @@ def _answers(url: str) -> bool:
     return True
 
 
+class Ended(SystemExit):
+    """SIGTERM or SIGHUP. Not a KeyboardInterrupt: one that strikes inside an ``exec``, as imports do it for their
+    classes, makes CPython die of SIGINT at its end, even if it was caught (run_eval_code_obj in pythonrun.c).
+    """
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Ended(FAILED)
 
 
 @contextmanager

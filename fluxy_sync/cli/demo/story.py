@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from fluxy_sync.cli.demo.judge import Judgement, LaneJudgement, count_strangers, judge_lanes
-from fluxy_sync.cli.demo.stage import Stage
+from fluxy_sync.cli.demo.stage import Ended, Stage
 from fluxy_sync.cli.status import status_panel
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Story:
         )
         for line in tries:
             self._console.print(f"  {line}", soft_wrap=True, markup=False)
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt, Ended):
             self._stage.wait()
         self._console.print("\nEnding, and removing what the demo made.")
 
