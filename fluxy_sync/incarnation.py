@@ -36,11 +36,17 @@ class Incarnation:
     Made before the pool forks, so that the children inherit the lock, and the flags that the parent shows them.
 
     Raises:
-        ConfigError: a worker of this node name lives already on this machine.
+        ConfigError: a worker of this node name lives already on this machine, or the directory can't be written.
     """
 
     def __init__(self, runtime_dir: Path, node: str) -> None:
-        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(
+                f"the worker can't keep its lock files in {runtime_dir} ({error.strerror}); "
+                "set FLUXY_SYNC_DATA_DIR to a directory that it may write"
+            ) from error
         self._dir = runtime_dir
         self.id = uuid.uuid4().hex
         # Not for the children: a pool that outlives its parent for a moment must not keep the next one from starting.

@@ -1,0 +1,75 @@
+"""Who a worker is on this machine, and which earlier ones are dead."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fluxy_sync.errors import ConfigError
+from fluxy_sync.incarnation import Incarnation
+
+LIVE = """
+import sys
+from pathlib import Path
+from fluxy_sync.errors import ConfigError
+from fluxy_sync.incarnation import Incarnation
+try:
+    mine = Incarnation(Path(sys.argv[1]), sys.argv[2])
+except ConfigError as error:
+    sys.exit(str(error))
+print(mine.id, flush=True)
+sys.stdin.read()
+"""
+
+
+def live(folder: Path, node: str) -> "subprocess.Popen[str]":
+    """A process that is an incarnation until its stdin closes."""
+    command = [sys.executable, "-c", LIVE, str(folder), node]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_only_the_killed_are_dead(tmp_path: Path) -> None:
+    """A living worker's file is locked; a killed one's can be taken, and is forgotten once its claims are given up."""
+    with live(tmp_path, "one") as other:
+        assert other.stdout is not None
+        other_id = other.stdout.readline().strip()
+        mine = Incarnation(tmp_path, "two")
+        assert mine.dead_ones() == []
+        other.kill()
+        other.wait()
+    assert mine.dead_ones() == [other_id]
+    mine.forget(other_id)
+    assert mine.dead_ones() == []
+    mine.close()
+
+
+def test_a_node_has_one_worker(tmp_path: Path) -> None:
+    """A second one of the same name is told so; after the first has been killed, the name is free at once."""
+    with live(tmp_path, "one") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline()
+        with live(tmp_path, "one") as second:
+            assert second.stderr is not None
+            assert "a worker named one is running on this machine already" in second.stderr.read()
+        first.kill()
+        first.wait()
+    Incarnation(tmp_path, "one").close()
+
+
+def test_it_names_its_process_as_the_holder(tmp_path: Path) -> None:
+    """The claims of one process can be told from those of its siblings."""
+    mine = Incarnation(tmp_path, "one")
+    assert mine.holder == f"{mine.id} {os.getpid()}"
+    assert (mine.door_closed, mine.closing) == (False, False)
+    mine.door_closed = True
+    assert (mine.door_closed, mine.closing) == (True, False)
+    mine.close()
+
+
+def test_a_directory_that_cant_be_made_is_named(tmp_path: Path) -> None:
+    """With the setting that changes it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="FLUXY_SYNC_DATA_DIR"):
+        Incarnation(tmp_path / "file" / "run", "one")
