@@ -14,10 +14,11 @@ from kombu.entity import Queue
 from fluxy_sync import steward
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.http_task import HttpTask, send
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, register_vault
 from fluxy_sync.settings import Settings, load_settings
-from fluxy_sync.tasks import CHECK_CONNECTIVITY, FLUSH, HttpTask, SyncTask, send
+from fluxy_sync.tasks import CHECK_CONNECTIVITY, FLUSH, SyncTask
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from kombu.utils import json
 from fluxy_sync.connectivity import Link
 from fluxy_sync.delivery import Flight, Stamp, boottime, fence_scope
 from fluxy_sync.errors import CorruptRecord, SealError, StorageUnavailable, UnknownKey
+from fluxy_sync.http_task import HttpTask
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Claim, Idle, Journal, Settlement, StoredRecord
 from fluxy_sync.journal.journal import CLAIM_S, CLOCK_MARGIN_S
@@ -18,7 +19,7 @@ from fluxy_sync.journal.record import parse
 from fluxy_sync.operation import Operation, Outcome, Verdict
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED
-from fluxy_sync.tasks import HttpTask, SyncTask, UnderWay, under_way, wake
+from fluxy_sync.tasks import SyncTask, UnderWay, under_way, wake
 
 logger = logging.getLogger(__name__)
 

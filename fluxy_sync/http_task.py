@@ -1,0 +1,81 @@
+"""sync_op's base and body: an operation is one HTTP request."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery.exceptions import Retry
+
+from fluxy_sync.delivery import Flight, Stamp, boottime, build_request, fence_scope
+from fluxy_sync.errors import DeliveryFailed, Unreachable
+from fluxy_sync.operation import (
+    Verdict,
+    check_headers,
+    check_method,
+    check_path,
+    check_size,
+    encode_body,
+    new_operation_id,
+)
+from fluxy_sync.retry import RetryPolicy
+from fluxy_sync.tasks import SyncTask, now_under_way
+
+
+class HttpTask(SyncTask):
+    """The base of ``sync_op``: an operation is one HTTP request."""
+
+    abstract = True
+
+    def canonical(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = dict(zip(("method", "path", "body", "headers"), args, strict=False)) | dict(kwargs)
+        method = check_method(given.get("method"))
+        path = check_path(given.get("path"), self.engine.origins)
+        body, headers = encode_body(given.get("body")), given.get("headers")
+        check_size(len(body or b""), self.engine.settings.max_body_bytes)
+        rest: dict[str, Any] = {} if body is None else {"body": body}
+        if headers:
+            rest["headers"] = check_headers(headers)
+        return (method, path), rest
+
+    def _check_types(self, args: Sequence[Any], kwargs: Mapping[str, Any], policy: object) -> None:
+        if args:
+            check_method(args[0])
+        super()._check_types(args, kwargs, policy)
+
+
+def send(task: HttpTask, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+    """The body of ``sync_op``: one try of one request."""
+    now = now_under_way(task.request.id)
+    if now is None:
+        return _send_directly(task, method, path, body, headers)
+    delivery = task.engine.delivery
+    request = build_request(delivery.upstream, method, path, encode_body(body), headers or {}, now.stamp)
+    now.outcome = outcome = delivery.send(request, now.flight)
+    if outcome.verdict is Verdict.DELIVERED:
+        return {"status": outcome.status}
+    failure = DeliveryFailed(outcome.reason)
+    if outcome.verdict is Verdict.RETRY:
+        policy = now.operation.policy or task.policy or RetryPolicy()
+        pause_s = policy.pause(now.retries)
+        if pause_s is None:
+            raise failure
+        raise task.retry(exc=failure, countdown=max(pause_s, outcome.retry_after_s or 0.0))
+    if outcome.verdict in (Verdict.UNREACHABLE, Verdict.WAIT):
+        raise Retry(message=outcome.reason, exc=failure)
+    raise failure
+
+
+def _send_directly(task: HttpTask, method: str, path: str, body: Any, headers: dict[str, str] | None) -> Any:
+    """Called as a function, or eagerly: one try, at once, without the journal."""
+    (method, path), rest = task.canonical((method, path, body, headers or {}), {})
+    delivery, operation_id = task.engine.delivery, task.request.id or new_operation_id()
+    stamp = Stamp(operation_id, 1, 1, fence_scope("eager", task.engine.settings.namespace, operation_id))
+    request = build_request(delivery.upstream, method, path, rest.get("body"), rest.get("headers", {}), stamp)
+    deadline = boottime() + delivery.deadline_s(len(rest.get("body") or b""))
+    outcome = delivery.send(request, Flight(claim_ends=float("inf"), deadline=deadline))
+    if outcome.verdict is Verdict.UNREACHABLE:
+        raise Unreachable(
+            f"the upstream can't be reached ({outcome.reason}); nothing was kept, as this was no queued call"
+        )
+    if outcome.verdict is not Verdict.DELIVERED:
+        raise DeliveryFailed(outcome.reason)
+    return {"status": outcome.status}
