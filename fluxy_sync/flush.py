@@ -1,5 +1,6 @@
 """The flush: claims lanes one after another, and delivers their operations in order, each as its Celery task."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -85,6 +86,12 @@ class Flush:
 
     def run(self) -> int:
         """Claim and deliver until nothing is due, or the slice is over. Returns the operations settled."""
+        try:
+            return self._run()
+        finally:
+            self._give_back()
+
+    def _run(self) -> int:
         ends, settled, first = time.monotonic() + SLICE_S, 0, True
         if self._stopping:
             self._journal.forget_wake()  # this token is used up, too
@@ -102,7 +109,6 @@ class Flush:
             if time.monotonic() >= ends:
                 self._wake_if_won()
                 break
-        self._give_back()
         return settled
 
     def _next_claim(self, first: bool) -> tuple[Claim | Idle, float]:
@@ -117,7 +123,8 @@ class Flush:
         """Release a claim that came with the last settle's answer and isn't used."""
         claimed, self._claimed = self._claimed, None
         if claimed is not None and isinstance(claimed[0], Claim):
-            self._journal.release(claimed[0].lane, claimed[0].fence)
+            with contextlib.suppress(StorageUnavailable):  # then the claim comes due by itself
+                self._journal.release(claimed[0].lane, claimed[0].fence)
 
     @property
     def _stopping(self) -> bool:
