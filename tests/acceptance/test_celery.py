@@ -17,7 +17,7 @@ import pytest
 import redis
 from celery import Celery, chain, group
 
-from fluxy_sync import FluxySync, InvalidOperation, create_app, install
+from fluxy_sync import FluxySync, InvalidOperation, RetryPolicy, create_app, install
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.sealing import REDACTED, register_vault
 from fluxy_sync.vault import Vault, new_key
@@ -102,6 +102,37 @@ def test_delay_returns_an_async_result_whose_id_is_the_key(app: Celery, server: 
     assert request["key"] == result.id
     assert request["body"] == '{"a":1}'
     assert request["headers"]["content-type"] == "application/json"
+
+
+def test_an_operations_handle_tells_its_state_and_cancels(sync: FluxySync, server: Upstream) -> None:
+    """``op.state`` goes from syncing over retrying to gone; ``op.cancel`` takes only what isn't being sent."""
+    server.script("/handle/first", ["stall", 201])
+    first = sync.queue("POST", "/handle/first", lane="handle")
+    second = sync.queue("POST", "/handle/second", lane="handle")
+    third = sync.queue("POST", "/handle/third", lane="handle")
+    arrived(server, "/handle/first")
+    assert (first.state, second.state) == ("syncing", "pending")
+    assert (first.cancel(), second.cancel(), second.cancel()) == (False, True, False)
+    server.release(503)
+    wait_until(lambda: first.state == "retrying")
+    wait_until(lambda: (first.state, second.state, third.state) == ("gone", "gone", "gone"))
+    paths = [r["path"] for r in server.requests() if r["path"].startswith("/handle")]
+    assert paths == ["/handle/first", "/handle/first", "/handle/third"]
+
+
+def test_an_operation_that_spends_its_retries_is_a_dead_letter(sync: FluxySync, server: Upstream) -> None:
+    """A policy of its own: one retry, then it is kept as dead, and its lane goes on; a refused one is dead at once."""
+    server.script("/spent", [503, 503])
+    server.script("/no", [422])
+    spent = sync.queue("POST", "/spent", body=b"\x00\xff", lane="spent", policy=RetryPolicy(1, base_s=0.1, cap_s=0.1))
+    refused = sync.queue("POST", "/no", lane="spent")
+    sync.queue("POST", "/after-spent", lane="spent")
+    arrived(server, "/after-spent")
+    assert (spent.state, refused.state) == ("dead", "dead")
+    tries = [r for r in server.requests() if r["path"] == "/spent"]
+    assert [r["attempt"] for r in tries] == [1, 2]
+    assert tries[0]["headers"]["content-type"] == "application/octet-stream"
+    assert {base64.b64decode(r["body"]) for r in tries} == {b"\x00\xff"}
 
 
 def test_states_follow_celerys_rule_where_results_are_kept(app: Celery, server: Upstream) -> None:
