@@ -17,7 +17,6 @@ SYNC_OP = "fluxy_sync.sync_op"
 DEFAULT_LANE = "default"
 METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS")
 MAX_LANE_BYTES = 200
-MAX_ID_BYTES = 200
 MAX_PATH_BYTES = 8192
 MAX_HEADERS_BYTES = 16 * 1024
 OWN_LANE_MARK = "~"  # starts the names of lanes that the engine makes for `lane=None`

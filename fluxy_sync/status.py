@@ -48,7 +48,7 @@ def read_status(journal: Journal) -> Status:
     return Status(
         pending=s.pending,
         syncing=s.syncing,
-        is_syncing=s.claimed > 0,
+        is_syncing=s.syncing > 0,
         retrying=s.retrying,
         held=s.held,
         dead=s.dead,

@@ -79,10 +79,6 @@ class Vault:
         """The ids of the ring's keys in hex, the sealing key's first."""
         return tuple(key_id.hex() for key_id in self._ring)
 
-    def holds_key_of(self, sealed: bytes) -> bool:
-        """Whether the key that sealed this value is in the ring."""
-        return sealed[:KEY_ID_BYTES] in self._ring
-
     def seal(self, plaintext: bytes, context: bytes) -> bytes:
         """Encrypt ``plaintext``; ``context`` is bound to it and must be given again to open it."""
         nonce = os.urandom(NONCE_BYTES)

@@ -133,7 +133,6 @@ class JournalModel:
         return {
             "pending": self.pending,
             "syncing": syncing,
-            "claimed": syncing,
             "retrying": sum(1 for lane in lanes if lane.retries),
             "held": sum(len(lane.waiting) for lane in lanes if lane.held),
             "dead": len(self.dead),

@@ -85,7 +85,6 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
 
     pending: int
     syncing: int
-    claimed: int
     retrying: int
     held: int
     dead: int

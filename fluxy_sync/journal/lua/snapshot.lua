@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- snapshot: the counts and what is exact only now.
 -- ARGV[1] prefix of the lanes' keys (only lanes of declared hashes are read; see claim)
--- Returns {pending, syncing, claimed, retrying, held, dead, bytes, lanes, oldest age ms (-1: none), gate, since (wall ms, 0: unknown),
+-- Returns {pending, syncing, retrying, held, dead, bytes, lanes, oldest age ms (-1: none), gate, since (wall ms, 0: unknown),
 --          reason or '', delivered_total, rev, retried_total, dead_total, cancelled_total, offline 0|1}
 local prefix = ARGV[1]
 local syncing, claims = 0, redis.call('HGETALL', CLAIMS)
@@ -28,7 +28,7 @@ local cause = redis.call('HGET', GATE, state) or ''
 local since, reason = string.match(cause, '^(%d+) (.*)$')
 since = since or redis.call('HGET', GATE, 'since') or 0
 return {
-  book.pending, syncing, syncing, retrying, held, total(1), book.bytes, redis.call('ZCARD', OLDEST), oldest, state,
+  book.pending, syncing, retrying, held, total(1), book.bytes, redis.call('ZCARD', OLDEST), oldest, state,
   tonumber(since), reason or '', total(2), book.rev, total(3), total(4), total(5),
   redis.call('HEXISTS', GATE, 'offline'),
 }
