@@ -2,18 +2,19 @@
 
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
-from fluxy_sync.journal import Claim, Idle, Journal, NewRecord
+from fluxy_sync.journal import Claim, DeadLetter, Idle, Inventory, Journal, NewRecord
 from fluxy_sync.journal.journal import Verdict
-from fluxy_sync.journal.record import parse
+from fluxy_sync.journal.record import pack_id, parse
 
 WORKER = "aa 11"
 OTHER_WORKER = "bb 21"
 
 
-def new(name: str, lane: str = "a", *, countdown_s: float = 0.0, expires_s: float = 0.0, size: int = 8) -> NewRecord:
-    """An operation whose sealed part is ``size`` bytes."""
-    return NewRecord(name, lane, name.encode().ljust(size, b".")[:size], countdown_s, expires_s)
+def new(name: str, lane: str = "a", *, size: int = 8, **more: Any) -> NewRecord:
+    """An operation whose sealed part is ``size`` bytes; ``more`` as NewRecord has it."""
+    return NewRecord(name, lane, name.encode().ljust(size, b".")[:size], **more)
 
 
 def queue(journal: Journal, *names: str, lane: str = "a") -> None:
@@ -46,13 +47,39 @@ def waiting(journal: Journal, lane: str = "a") -> list[str]:
     return [record.id for record in records if record.flags != 4]
 
 
-def settle_head(journal: Journal, verdict: Verdict, lane: str = "a", *, pause_s: float = 0.0) -> str:
+def settle_head(journal: Journal, verdict: Verdict, lane: str = "a", **more: Any) -> str:
     """Claim what is due, which must be this lane, and settle its head; returns its id."""
     run = claim(journal, most=1)
     assert run.lane == lane
     name = names(run.records)[0]
-    assert journal.settle(run.lane, run.fence, name, verdict, pause_s=pause_s, give_up=True).status == "ok"
+    assert journal.settle(run.lane, run.fence, name, verdict, give_up=True, **more).status == "ok"
     return name
+
+
+def die(journal: Journal, *dying: str, lane: str = "a", reason: str = "422", **more: Any) -> list[DeadLetter]:
+    """Accept operations on an empty lane and let each become a dead letter; returns all letters."""
+    journal.append([new(name, lane, **more) for name in dying])
+    for _ in dying:
+        settle_head(journal, "dead", lane, reason=reason)
+    return letters(journal)
+
+
+def letters(journal: Journal) -> list[DeadLetter]:
+    return list(Inventory(journal).letters())
+
+
+def halted_by(name: str) -> str:
+    """The cause for which a lane waits after that operation died."""
+    return f"halted:{pack_id(name).hex()}"
+
+
+def held_for(journal: Journal, lane: str = "a") -> tuple[str, ...]:
+    """What a lane waits for."""
+    return dict(Inventory(journal).held()).get(lane, ())
+
+
+def is_sealed(record: bytes, sealed: bytes) -> bool:
+    return parse(record).sealed == sealed
 
 
 def let_pass(journal: Journal, seconds: float) -> None:

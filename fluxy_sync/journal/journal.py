@@ -2,13 +2,26 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from fluxy_sync.errors import AcceptanceUnknown, QueueFull, StorageUnavailable
 from fluxy_sync.journal import record
+from fluxy_sync.journal.answers import (
+    NO_QUOTA,
+    Appended,
+    Buried,
+    Cause,
+    Claim,
+    Idle,
+    Quota,
+    Settlement,
+    Snapshot,
+    Tick,
+    Verdict,
+)
 from fluxy_sync.journal.keys import Keys
 from fluxy_sync.journal.record import NewRecord, StoredRecord
 from fluxy_sync.journal.store import Argument, NotSent, ReplyLost, Script, Store, pack
@@ -20,86 +33,26 @@ RUN_BYTES = 256 * 1024
 TAKEOVERS_UNTIL_DEAD = 5
 WAKE_S = 3.0
 RECENT_IDS = 10_000
+LANES_AT_ONCE = 500
+NOBODY = "- -"
 ASK_AGAIN_S = 4.0  # how long a lost reply is asked for again
-SEARCH_STRETCH = 2_000  # records that one search holds the store for: about 2 ms
 DURABLE_TIME_S = 2.0
 
 SCRIPTS = (
     "append", "claim", "settle", "release", "renew", "reclaim", "bury", "cancel", "find", "gate", "wake", "tick",
-    "probe", "snapshot",
+    "probe", "snapshot", "hold", "clear", "page", "letters", "replay", "drop", "reseal", "reseal_letter", "audit",
+    "swap",
 )  # fmt: skip
 
-Verdict = Literal["delivered", "retry", "wait", "hold", "dead"]
-Cause = Literal["paused", "unauthorized", "offline"]
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """One worker's right to a lane. ``length_s`` counts from when the claim was asked for."""
-
-    lane: str
-    fence: int
-    length_s: float
-    retries: int
-    call_helper: bool
-    journal_ms: int
-    epoch: str
-    records: tuple[bytes, ...]
-
-
-class Idle(msgspec.Struct, frozen=True):
-    """Nothing can be claimed; ``due_in_s`` tells when something may be, None if that isn't known."""
-
-    gate: str
-    due_in_s: float | None
-
-
-class Settlement(msgspec.Struct, frozen=True):
-    """What a settle found. ``next_id`` is the new head while the claim goes on, else ''."""
-
-    status: str  # 'ok', 'already' or 'fenced'
-    next_id: str
-    gate: str
-    ends_in_s: float
-    woken: bool
-    claim: Claim | Idle | None = None  # what `then_claim` found
-
-
-class Tick(msgspec.Struct, frozen=True):
-    """What there is to do now; times are seconds, None where unknown."""
-
-    gate: str
-    opens_in_s: float
-    due_in_s: float | None
-    pending: int
-    beat_age_s: float | None
-    delivered_ago_s: float | None
-
-    @property
-    def wants_token(self) -> bool:
-        """Whether a lane is due and may be claimed."""
-        return self.gate == "open" and self.due_in_s == 0
-
-
-class Snapshot(msgspec.Struct, frozen=True, array_like=True):
-    """The counts at one moment, in the order in which ``lua/snapshot.lua`` returns them."""
-
-    pending: int
-    syncing: int
-    retrying: int
-    held: int
-    dead: int
-    bytes: int
-    lanes: int
-    oldest_age_ms: int
-    gate: str
-    since_wall_ms: int
-    reason: str
-    delivered_total: int
-    rev: int
-    retried_total: int
-    dead_total: int
-    cancelled_total: int
-    offline: int
+ONCE_WINDOW_S = 86_400.0
+_FULL = {
+    "pending": "the queue is full (FLUXY_SYNC_MAX_PENDING is reached); nothing was accepted; wait until it drains, or "
+    "raise the limit",
+    "bytes": "the queue is full (FLUXY_SYNC_MAX_BYTES is reached, dead letters included); nothing was accepted; wait "
+    "until it drains, replay or drop dead letters, or raise the limit",
+    "lane": "the lane is full (FLUXY_SYNC_MAX_LANE_PENDING is reached); nothing was accepted; wait until it drains, or "
+    "raise the limit",
+}
 
 
 def _ms(seconds: float) -> int:
@@ -108,6 +61,19 @@ def _ms(seconds: float) -> int:
 
 def _seconds(ms: int) -> float | None:
     return None if ms < 0 else ms / 1000
+
+
+def _read_buried(flat: Sequence[bytes]) -> tuple[Buried, ...]:
+    parts = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+    return tuple(Buried(_text(lane), read_id(packed), _text(reason), raw) for lane, packed, reason, raw in parts)
+
+
+def read_id(packed: bytes) -> str:
+    """A record's id, readable even where it is damaged."""
+    try:
+        return record.unpack_id(packed)
+    except (ValueError, IndexError):
+        return packed.decode("ascii", "backslashreplace")
 
 
 def _text(value: Any) -> Any:
@@ -121,21 +87,25 @@ class Journal:
     """
 
     def __init__(
-        self, store: Store, namespace: str, *, max_pending: int = 0, max_bytes: int = 0, waitaof: bool = False
+        self,
+        store: Store,
+        namespace: str,
+        quota: Quota = NO_QUOTA,
+        *,
+        once_window_s: float = ONCE_WINDOW_S,
+        waitaof: bool = False,
     ) -> None:
         self.store = store
         self.keys = Keys(namespace)
         self._scripts = {name: Script(name, self.keys.fixed) for name in SCRIPTS}
-        self._max_pending = max_pending
-        self._max_bytes = max_bytes
+        self._quota = quota
+        self.once_ms = _ms(once_window_s)
         self._waitaof = waitaof
 
     # --- accepting
 
-    def append(self, records: Sequence[NewRecord]) -> bool:
+    def append(self, records: Sequence[NewRecord]) -> Appended:
         """Accept records, all or none; those that are known already aren't stored again.
-
-        Returns whether the caller has won the right to publish a wake token.
 
         Raises:
             QueueFull: the quota is reached; nothing was accepted.
@@ -170,30 +140,34 @@ class Journal:
             tuple(r.id for r in records),
         )
 
-    def _append_once(self, command_id: bytes, asked_before: bool, records: Sequence[NewRecord]) -> bool:
+    def _append_once(self, command_id: bytes, asked_before: bool, records: Sequence[NewRecord]) -> Appended:
         lanes = list(dict.fromkeys(r.lane for r in records))
+        quota = self._quota
         head: list[Argument] = [
-            command_id, int(asked_before), self._max_pending, self._max_bytes, RECENT_IDS, _ms(WAKE_S),
+            command_id, int(asked_before), quota.max_pending, quota.max_bytes, quota.max_lane_pending,
+            "drop_oldest" if quota.drop_oldest else "reject", RECENT_IDS, _ms(WAKE_S), self.once_ms,
         ]  # fmt: skip
         after = (pack("WAITAOF", 1, 0, _ms(ASK_AGAIN_S)),) if self._waitaof else ()
         answer, *waited = self.store.run_then(
-            self._scripts["append"], head + self._flatten(records, lanes), self._lane_keys(lanes), *after
+            self._scripts["append"], head + self._flatten(records, lanes), self.lane_keys(lanes), *after
         )
         if answer[0] == b"full":
-            raise QueueFull(
-                f"the queue is full ({'FLUXY_SYNC_MAX_PENDING' if answer[1] == b'pending' else 'FLUXY_SYNC_MAX_BYTES'} "
-                "is reached); nothing was accepted; wait until it drains, or raise the limit"
-            )
+            raise QueueFull(_FULL[_text(answer[1])])
         if answer[0] == b"refused" or any(isinstance(reply, Exception) or reply[0] < 1 for reply in waited):
             raise self._unknown(records)
-        return bool(answer[1])
+        taken = zip(answer[3::3], answer[4::3], answer[5::3], strict=True)
+        first = {position: (record.unpack_id(packed), _text(lane)) for position, packed, lane in taken}
+        return Appended(bool(answer[1]), answer[2], first)
 
     @staticmethod
     def _flatten(records: Sequence[NewRecord], lanes: list[str]) -> list[Argument]:
         number = {lane: index for index, lane in enumerate(lanes, start=1)}
         flat: list[Argument] = []
         for r in records:
-            flat += [number[r.lane], r.lane, record.pack_id(r.id), _ms(r.countdown_s), _ms(r.expires_s), r.sealed]
+            flat += [
+                number[r.lane], r.lane, record.pack_id(r.id), _ms(r.countdown_s), _ms(r.expires_s), int(r.halt), r.once,
+                r.sealed,
+            ]  # fmt: skip
         return flat
 
     # --- delivering
@@ -209,7 +183,7 @@ class Journal:
             length_s: the claim's length.
             drop_wake: the caller was woken by a token, which is used up now.
         """
-        return self._read_claim(self._run("claim", *self._claim_arguments(holder, most, length_s, drop_wake)))
+        return self._read_claim(self.run("claim", *self._claim_arguments(holder, most, length_s, drop_wake)))
 
     def _claim_arguments(self, holder: str, most: int, length_s: float, drop_wake: bool) -> tuple[Argument, ...]:
         return (
@@ -220,7 +194,7 @@ class Journal:
     @staticmethod
     def _read_claim(answer: Any) -> Claim | Idle:
         if answer[0] == b"none":
-            return Idle(_text(answer[1]), _seconds(answer[2]))
+            return Idle(_text(answer[1]), _seconds(answer[2]), _read_buried(answer[3]))
         return Claim(
             lane=_text(answer[1]),
             fence=answer[2],
@@ -229,7 +203,8 @@ class Journal:
             call_helper=bool(answer[5]),
             journal_ms=answer[6],
             epoch=_text(answer[7]),
-            records=tuple(answer[8:]),
+            buried=_read_buried(answer[8]),
+            records=tuple(answer[9:]),
         )
 
     def settle(
@@ -240,6 +215,8 @@ class Journal:
         verdict: Verdict,
         *,
         pause_s: float = 0.0,
+        floor_s: float = 0.0,
+        upstream_s: float = 0.0,
         reason: str = "-",
         replacement: bytes = b"",
         detail: bytes = b"",
@@ -252,6 +229,8 @@ class Journal:
 
         Args:
             pause_s: until the next try (retry, wait), or until a held lane is offered again (0: never).
+            floor_s: the part of the pause that the upstream asked for: nothing brings the lane forward before it.
+            upstream_s: how long the upstream asked everybody to wait.
             reason: a status or a fixed code without spaces, shown in clear.
             replacement: another sealed part for a head that is tried again.
             detail: sealed, kept with a dead letter.
@@ -262,14 +241,14 @@ class Journal:
         """
         lanes = list(dict.fromkeys(r.lane for r in followers))
         arguments: list[Argument] = [
-            lane, fence, record.pack_id(operation_id), verdict, _ms(pause_s), reason.replace(" ", "-"), replacement,
-            detail, int(give_up), _ms(length_s), _ms(WAKE_S),
+            lane, fence, record.pack_id(operation_id), verdict, _ms(pause_s), "-".join(reason.split()) or "-",
+            replacement, detail, int(give_up), _ms(length_s), _ms(WAKE_S), _ms(floor_s), _ms(upstream_s), self.once_ms,
         ]  # fmt: skip
         arguments += self._flatten(followers, lanes)
         claim = self._claim_arguments(then_claim, RUN_OPERATIONS, length_s, False)
         after = (self._scripts["claim"].pack(claim),) if then_claim else ()
         answer, *claimed = self.store.run_then(
-            self._scripts["settle"], arguments, self._lane_keys([lane, *lanes]), *after
+            self._scripts["settle"], arguments, self.lane_keys([lane, *lanes]), *after
         )
         return Settlement(
             status=_text(answer[0]),
@@ -277,61 +256,72 @@ class Journal:
             gate=_text(answer[2]),
             ends_in_s=answer[3] / 1000,
             woken=bool(answer[4]),
+            journal_ms=answer[5],
             claim=self._read_claim(claimed[0]) if claimed and not isinstance(claimed[0], Exception) else None,
         )
 
     def release(self, lane: str, fence: int) -> bool:
         """Give a claim up; False where it was lost already."""
-        return bool(self._run("release", lane, fence, lanes=[lane]))
+        return bool(self.run("release", lane, fence, lanes=[lane]))
 
     def renew(self, lane: str, fence: int, length_s: float = CLAIM_S) -> bool:
         """Move a claim's end to ``length_s`` from now; False where it was lost."""
-        return bool(self._run("renew", lane, fence, _ms(length_s)))
+        return bool(self.run("renew", lane, fence, _ms(length_s)))
 
     def reclaim(self, incarnation: str, alive: Sequence[int] = ()) -> int:
         """Give up the claims of a dead incarnation, or those of its processes that aren't ``alive``."""
-        return int(self._run("reclaim", incarnation, *alive))
+        return int(self.run("reclaim", incarnation, *alive))
 
     def holders(self) -> set[tuple[str, int]]:
         """Incarnation and process id of each claim's holder."""
-        claims = self.store.command("HVALS", self.keys.claims)
-        holders = (claim.decode().split(" ", 2)[2].split(" ") for claim in claims)
-        return {(incarnation, int(pid)) for incarnation, pid in holders if incarnation != "-"}
+        holders = (holder.split(" ") for holder in self.claims().values())
+        return {(incarnation, int(pid)) for incarnation, pid in holders}
+
+    def claims(self) -> dict[str, str]:
+        """Lane -> who holds a claim on it; claims that were taken from the dead are nobody's."""
+        found = self.store.command("HGETALL", self.keys.claims)
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        holders = {lane.decode(): claim.decode().split(" ", 2)[2] for lane, claim in pairs}
+        return {lane: holder for lane, holder in holders.items() if holder != NOBODY}
 
     def bury(self, new: NewRecord, reason: str) -> None:
         """Keep an operation that isn't accepted as a dead letter."""
-        self._run("bury", new.lane, record.pack_id(new.id), reason, new.sealed)
+        self.run("bury", new.lane, record.pack_id(new.id), reason, new.sealed, lanes=[new.lane])
 
     def in_flight(self) -> list[str]:
         """The ids of operations that are being sent: the heads of claimed lanes."""
-        claims = self.store.command("HGETALL", self.keys.claims)
-        pairs = claims.items() if isinstance(claims, dict) else zip(claims[::2], claims[1::2], strict=True)
-        lanes = [lane.decode() for lane, claim in pairs if not claim.endswith(b"- -")]
-        heads = [self.store.command("LINDEX", self.keys.lane(lane), 0) for lane in lanes]
-        return [record.parse(head).id for head in heads if head is not None]
+        heads = (self.run("page", lane, 0, b"", 1, lanes=[lane])[1] for lane in self.claims())
+        return [read_id(head) for head in heads if head]
 
     # --- one operation
 
     def cancel(self, lane: str, operation_id: str) -> tuple[str, bytes]:
         """Take an operation out of its lane: ``('cancelled', record)``, ``('sending', b'')`` or ``('absent', b'')``."""
-        return self._search("cancel", lane, operation_id)
+        status, *rest = self.search("cancel", lane, operation_id)
+        return _text(status), rest[0] if rest else b""
 
     def find(self, lane: str, operation_id: str) -> tuple[str, bytes]:
         """Its state in its lane (``pending``, ``retrying``, ``syncing`` or ``absent``) and its record."""
-        return self._search("find", lane, operation_id)
+        status, *rest = self.search("find", lane, operation_id)
+        return _text(status), rest[0] if rest else b""
 
-    def _search(self, script: str, lane: str, operation_id: str) -> tuple[str, bytes]:
-        packed, end = record.pack_id(operation_id), -1
+    def search(self, script: Literal["find", "cancel"], lane: str, operation_id: str) -> list[Any]:
+        """Look through a lane from its tail, stretch by stretch; what the script answers in the end."""
+        packed, look_from = record.pack_id(operation_id), -1
         while True:
-            start = end - SEARCH_STRETCH + 1
-            answer = self._run(script, lane, packed, start, end, lanes=[lane])
+            answer: list[Any] = self.run(script, lane, packed, look_from, lanes=[lane])
             if answer[0] != b"next":
-                return _text(answer[0]), answer[1] if len(answer) > 1 else b""
-            end = start - 1
+                return answer
+            look_from = answer[1]
 
-    def lanes(self) -> list[str]:
-        """The lanes that hold operations, the longest waiting first."""
-        return [lane.decode() for lane in self.store.command("ZRANGE", self.keys.oldest, 0, -1)]
+    def lanes(self) -> Iterator[str]:
+        """The lanes that hold operations, in no order; one that is there all along comes at least once."""
+        cursor = b"0"
+        while True:
+            cursor, found = self.store.command("ZSCAN", self.keys.oldest, cursor, "COUNT", LANES_AT_ONCE)
+            yield from (lane.decode() for lane in found[::2])
+            if cursor == b"0":
+                return
 
     def is_dead(self, operation_id: str) -> bool:
         """Whether it lies in the dead letters."""
@@ -341,15 +331,15 @@ class Journal:
 
     def close_gate(self, cause: Cause, reason: str) -> bool:
         """Close the gate for one cause; True where that changed something."""
-        return bool(self._run("gate", cause, reason, 0)[0])
+        return bool(self.run("gate", cause, reason, 0)[0])
 
     def open_gate(self, cause: Cause, *, opens_in_s: float = 0.0) -> bool:
         """Take a cause away; the gate opens when none is left. True where that changed something."""
-        return bool(self._run("gate", cause, "", _ms(opens_in_s))[0])
+        return bool(self.run("gate", cause, "", _ms(opens_in_s))[0])
 
     def win_wake(self) -> bool:
         """Win the right to publish one wake token."""
-        return bool(self._run("wake", _ms(WAKE_S)))
+        return bool(self.run("wake", _ms(WAKE_S)))
 
     def forget_wake(self) -> None:
         """A token that was to be published won't be."""
@@ -357,25 +347,29 @@ class Journal:
 
     def win_probe(self, interval_s: float) -> bool:
         """Win the right to probe the upstream: nobody did within ``interval_s``."""
-        return bool(self._run("probe", _ms(interval_s)))
+        return bool(self.run("probe", _ms(interval_s)))
 
     def tick(self, role: Literal["beat", "steward"], name: str, *, forget_wake: bool = False) -> Tick:
         """Keep journal time going, and tell what there is to do."""
-        gate, opens, due, pending, beat, delivered = self._run(
-            "tick", role, name, int(forget_wake), _ms(WAKE_S), _ms(DURABLE_TIME_S)
+        gate, opens, due, pending, beat, delivered, offline = self.run(
+            "tick", role, name, int(forget_wake), _ms(WAKE_S), _ms(DURABLE_TIME_S), self.keys.lane_prefix
         )
-        return Tick(_text(gate), opens / 1000, _seconds(due), pending, _seconds(beat), _seconds(delivered))
+        return Tick(
+            _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)
+        )
 
     def snapshot(self) -> Snapshot:
         """All counts, from one moment."""
-        answer = self._run("snapshot", self.keys.lane_prefix)
-        return msgspec.convert([_text(value) for value in answer], Snapshot)
+        *values, held_for = self.run("snapshot")
+        causes = dict(zip(map(_text, held_for[::2]), map(int, held_for[1::2]), strict=True))
+        return msgspec.convert([*map(_text, values), causes], Snapshot)
 
-    def _lane_keys(self, lanes: Sequence[str]) -> list[str]:
+    def lane_keys(self, lanes: Sequence[str]) -> list[str]:
         return [self.keys.lane(lane) for lane in lanes]
 
-    def _run(self, script: str, *arguments: Argument, lanes: Sequence[str] = ()) -> Any:
-        return self.store.run(self._scripts[script], *arguments, lane_keys=self._lane_keys(lanes))
+    def run(self, script: str, *arguments: Argument, lanes: Sequence[str] = (), keys: Sequence[str] = ()) -> Any:
+        """Run one script, with the keys of the lanes that it names, or with others of its own."""
+        return self.store.run(self._scripts[script], *arguments, lane_keys=[*self.lane_keys(lanes), *keys])
 
     @staticmethod
     def parse(stored: bytes) -> StoredRecord:

@@ -32,6 +32,10 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}dead"
 
     @property
+    def dead_index(self) -> str:
+        return f"{self.prefix}dead:index"
+
+    @property
     def wake(self) -> str:
         return f"{self.prefix}wake"
 
@@ -40,9 +44,42 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}events"
 
     @property
+    def secret(self) -> str:
+        """What once keys are hashed with, sealed."""
+        return f"{self.prefix}secret"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.prefix}audit"
+
+    @property
+    def cancelled(self) -> str:
+        """Tombstones in each lane."""
+        return f"{self.prefix}cancelled"
+
+    @property
+    def held(self) -> str:
+        return f"{self.prefix}held"
+
+    @property
+    def pulse(self) -> str:
+        return f"{self.prefix}pulse"
+
+    @property
+    def auth(self) -> str:
+        """The OAuth2 access token, sealed."""
+        return f"{self.prefix}auth"
+
+    @property
+    def auth_lock(self) -> str:
+        """Whose turn it is to fetch one."""
+        return f"{self.prefix}auth:lock"
+
+    @property
     def fixed(self) -> tuple[str, ...]:
         """The keys that every script declares, in the order of ``lua/_prelude.lua``."""
         names = (
-            "counts ready claims retries held oldest dead dead:index gate wake events pulse recent recent:old cancelled"
+            "counts ready claims retries held oldest dead dead:index gate wake events pulse recent recent:old "
+            "cancelled once once:ends held:why"
         )
         return tuple(f"{self.prefix}{name}" for name in names.split())

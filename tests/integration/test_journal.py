@@ -2,7 +2,7 @@
 
 import pytest
 
-from fluxy_sync.journal import Claim, Idle, Journal
+from fluxy_sync.journal import Claim, Idle, Journal, Quota
 from fluxy_sync.journal.journal import CLAIM_S, RUN_BYTES, TAKEOVERS_UNTIL_DEAD, Verdict
 from fluxy_sync.journal.record import parse
 from tests.journal_steps import (
@@ -53,10 +53,11 @@ def test_a_claimed_lane_is_nobody_elses_until_its_deadline(journal: Journal) -> 
 
 @pytest.mark.parametrize("cause", ["offline", "unauthorized", "paused"])
 def test_nothing_is_claimed_through_a_closed_gate(journal: Journal, cause: str) -> None:
-    """Whatever closed it; what waits keeps its place."""
+    """Whatever closed it; what waits keeps its place. Only an unauthorized one knows when it tries again."""
     queue(journal, "one")
     journal.close_gate(cause, "why")  # type: ignore[arg-type]
-    assert journal.claim(WORKER) == Idle(cause, None)
+    found = idle(journal)
+    assert (found.gate, found.due_in_s is None) == (cause, cause != "unauthorized")
     journal.open_gate(cause)  # type: ignore[arg-type]
     assert names(claim(journal).records) == ["one"]
 
@@ -145,7 +146,8 @@ def test_a_delivered_head_goes_and_the_claim_goes_on(journal: Journal) -> None:
     settled = journal.settle("a", run.fence, "one", "delivered")
     assert (settled.status, settled.next_id, settled.gate, settled.ends_in_s) == ("ok", "two", "open", CLAIM_S)
     snapshot = journal.snapshot()
-    assert (snapshot.pending, snapshot.delivered_total, snapshot.syncing, snapshot.bytes) == (1, 1, 1, 1 + 4 + 7 + 8)
+    assert (snapshot.pending, snapshot.delivered_total, snapshot.syncing) == (1, 1, 1)
+    assert snapshot.bytes == 1 + 4 + 7 + 2 + 8
     assert journal.settle("a", run.fence, "two", "delivered").next_id == ""
     assert journal.snapshot().pending == journal.snapshot().bytes == journal.snapshot().syncing == 0
     assert journal.holders() == set()
@@ -197,7 +199,7 @@ def test_a_retry_may_carry_another_body(journal: Journal) -> None:
     after = parse(claim(journal).records[0])
     assert (after.id, after.accepted_ms, after.expires_ms) == (before.id, before.accepted_ms, before.expires_ms)
     assert after.sealed == b"a longer sealed part"
-    assert journal.snapshot().bytes == 1 + 4 + 1 + 12 + 20
+    assert journal.snapshot().bytes == 1 + 4 + 1 + 12 + 2 + 20
 
 
 def test_a_held_lane_waits_for_more_than_time(journal: Journal) -> None:
@@ -218,7 +220,7 @@ def test_a_held_lane_that_was_emptied_stays_held(journal: Journal) -> None:
     run = claim(journal)
     journal.settle("a", run.fence, "one", "hold", reason="halted")
     assert journal.cancel("a", "one")[0] == "cancelled"
-    assert journal.append([new("two")]) is False
+    assert journal.append([new("two")]).woken is False
     assert journal.claim(WORKER) == Idle("open", None)
     assert journal.snapshot().held == 1
 
@@ -287,7 +289,7 @@ def test_a_late_holder_may_still_settle_while_nobody_took_over(journal: Journal)
 
 def test_followers_are_appended_in_the_same_step(journal: Journal) -> None:
     """Past the quota, each once, on their own lanes or behind the head on its own."""
-    small = Journal(journal.store, journal.keys.namespace, max_pending=2)
+    small = Journal(journal.store, journal.keys.namespace, Quota(max_pending=2))
     queue(small, "first", "second")
     run = claim(small)
     steps = [new("next-step", "b"), new("link", "a"), new("second-step", "b")]

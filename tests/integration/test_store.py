@@ -12,11 +12,11 @@ import redis
 
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.errors import AcceptanceUnknown, QueueFull, StorageUnavailable
-from fluxy_sync.journal import Journal, Store, connect
+from fluxy_sync.journal import Inventory, Journal, Quota, Store, connect
 from fluxy_sync.journal.journal import SCRIPTS
 from fluxy_sync.journal.store import NotSent, ReplyLost, explain, script_sha, script_source
 from tests.conftest import wait_until
-from tests.journal_steps import WORKER, claim, names, new, queue, waiting
+from tests.journal_steps import WORKER, claim, die, names, new, queue, waiting
 
 
 class Proxy:
@@ -137,6 +137,39 @@ def test_a_full_store_accepts_nothing_and_drains(own: tuple[EmbeddedStore, Journ
     assert waiting(journal) == ["three"]
 
 
+def test_a_full_store_takes_what_a_person_does(own: tuple[EmbeddedStore, Journal]) -> None:
+    """Clearing, dropping, replaying, holding, re-sealing and the audit log: nobody is locked out of a full store."""
+    _, journal = own
+    inventory = Inventory(journal)
+    die(journal, "dead-1", "dead-2", "dead-3")
+    queue(journal, "one", "two")
+    journal.store.command("SET", journal.keys.secret, "was")
+    journal.store.client.config_set("maxmemory", 1)
+    inventory.note("anna", "drop", "dead-1")
+    assert inventory.notes(1)[0]["which"] == "dead-1"
+    first, second, third = inventory.letters()
+    assert inventory.drop([first])[0] == 1
+    assert inventory.replay([(second, b"")], "tail")[0] == 1
+    assert inventory.replay([(third, b"another body")], "head")[0] == 1
+    assert shown(inventory) == ["dead-3", "one", "two", "dead-2"]
+    assert inventory.hold("a")[0]
+    assert inventory.let_go("a")[0]
+    assert inventory.reseal("a", 3, [("one", b"one", b"resealed, and longer than before")]) == 1
+    assert inventory.swap(journal.keys.secret, b"was", b"resealed")
+    assert inventory.find("a", "two") is not None
+    journal.bury(new("foreign"), "unsealed")
+    (letter,) = inventory.letters()
+    body = inventory.letter(letter.member)
+    assert body is not None
+    assert inventory.reseal_letter(letter.member, body.raw, b"detail", b"resealed")
+    assert inventory.clear("a", 10) == (4, 4)
+    assert (journal.snapshot().pending, journal.snapshot().dead) == (0, 1)
+
+
+def shown(inventory: Inventory) -> list[str]:
+    return [each.id for each in inventory.waiting("a")]
+
+
 def test_a_read_only_store_says_so(own: tuple[EmbeddedStore, Journal]) -> None:
     """A replica by mistake: nothing is accepted, and the sentence names the setting."""
     _, journal = own
@@ -184,7 +217,11 @@ def test_a_store_that_is_gone(own: tuple[EmbeddedStore, Journal]) -> None:
     running, journal = own
     queue(journal, "one")
     running.stop()
-    for ask in (lambda: queue(journal, "two"), lambda: journal.claim(WORKER), journal.snapshot, journal.lanes):
+    asks = (
+        lambda: queue(journal, "two"), lambda: journal.claim(WORKER), journal.snapshot, lambda: list(journal.lanes()),
+        lambda: Inventory(journal).page("a"), lambda: list(Inventory(journal).letters()),
+    )  # fmt: skip
+    for ask in asks:
         with pytest.raises(NotSent, match="can't be reached"):
             ask()
     running.start()
@@ -213,6 +250,17 @@ def test_a_store_that_forgot_its_scripts(journal: Journal) -> None:
     assert forget().reclaim("aa") == 0
     forget().bury(new("foreign"), "unsealed")
     assert forget().snapshot().dead == 1
+    inventory = Inventory(journal)
+    (letter,) = Inventory(forget()).letters()
+    assert Inventory(forget()).replay([(letter, b"")], "head") == (1, False)
+    assert [page.waiting[0].id for page in Inventory(forget()).pages("a")] == ["foreign"]
+    assert Inventory(forget()).hold("a") == (True, False)
+    assert Inventory(forget()).clear("a", 10) == (1, 1)
+    assert Inventory(forget()).drop([letter]) == (0, False)
+    assert Inventory(forget()).reseal("a", 0, []) == 0
+    assert not Inventory(forget()).swap(journal.keys.secret, b"was", b"new")
+    Inventory(forget()).note("anna", "look", "a")
+    assert inventory.notes(1)[0]["who"] == "anna"
 
 
 def test_every_script_is_one_file(journal: Journal) -> None:
@@ -281,7 +329,7 @@ def test_no_answer_at_all_is_told_as_unknown(far: Journal, proxy: Proxy, journal
 
 def test_full_after_a_lost_reply_is_final(proxy: Proxy, far: Journal, journal: Journal) -> None:
     """The request was lost and the queue is full by the time it is repeated: told 'full', and it never lands."""
-    small = Journal(far.store, far.keys.namespace, max_pending=1)
+    small = Journal(far.store, far.keys.namespace, Quota(max_pending=1))
     queue(journal, "first")
     proxy.lose("request", "append")
     with pytest.raises(QueueFull):

@@ -11,22 +11,30 @@ from fluxy_sync.journal.record import (
     FLAG_CANCELLED,
     FLAG_DUE,
     FLAG_EXPIRES,
+    FLAG_HALT,
+    FLAG_ONCE,
+    FLAG_REPLAYED,
     pack_id,
     parse,
     seal_context,
     unpack_id,
 )
 from fluxy_sync.operation import new_operation_id
+from tests.journal_state import check_of
 
 texts = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=200)
 ids = texts | st.uuids().map(str)
 times = st.integers(0, 2**48 - 1)
+all_flags = st.integers(0, 2 * FLAG_REPLAYED - 1)
 
 
-def build(name: str, flags: int, stamps: list[int], sealed: bytes) -> bytes:
+def build(name: str, flags: int, stamps: list[int], sealed: bytes, once: bytes = b"o" * 16, replays: int = 1) -> bytes:
     """A record as the scripts write it."""
-    count = 1 + bool(flags & FLAG_DUE) + bool(flags & FLAG_EXPIRES)
-    return b"\1" + pack_id(name) + bytes([flags]) + b"".join(t.to_bytes(6, "big") for t in stamps[:count]) + sealed
+    accepted, due, expires = (stamp.to_bytes(6, "big") for stamp in stamps)
+    clear = b"\1" + pack_id(name) + bytes([flags]) + accepted
+    clear += due * bool(flags & FLAG_DUE) + expires * bool(flags & FLAG_EXPIRES)
+    clear += once * bool(flags & FLAG_ONCE) + replays.to_bytes(2, "big") * bool(flags & FLAG_REPLAYED)
+    return clear + check_of(clear) + sealed
 
 
 @given(ids)
@@ -34,6 +42,12 @@ def test_ids_are_read_as_they_were_written(name: str) -> None:
     """Text and UUIDs alike, whatever follows them."""
     assert unpack_id(pack_id(name)) == name
     assert unpack_id(pack_id(name) + b"more") == name
+
+
+@given(ids, st.text(max_size=400) | st.text(st.characters(categories=["Cs"])))
+def test_what_can_be_no_id_is_packed_as_none(name: str, other: str) -> None:
+    """Somebody may ask for anything: it isn't there."""
+    assert (pack_id(name) == pack_id(other)) is (name == other)
 
 
 @given(ids, ids)
@@ -52,18 +66,22 @@ def test_our_own_ids_take_seventeen_bytes() -> None:
         assert len(pack_id(other)) == 1 + len(other)
 
 
-@given(ids, st.integers(0, 7), st.lists(times, min_size=3, max_size=3), st.binary(max_size=100))
-def test_records_are_read_as_the_scripts_write_them(name: str, flags: int, stamps: list[int], sealed: bytes) -> None:
-    """Id, flags, times and the sealed part; a time that isn't there is 0."""
-    record = parse(build(name, flags, stamps, sealed))
+@given(ids, all_flags, st.lists(times, min_size=3, max_size=3), st.binary(max_size=100), st.integers(0, 2**16 - 1))
+def test_records_are_read_as_the_scripts_write_them(
+    name: str, flags: int, stamps: list[int], sealed: bytes, replays: int
+) -> None:
+    """Id, flags, times, once, replays and the sealed part; what isn't there is 0 or empty."""
+    record = parse(build(name, flags, stamps, sealed, b"sixteen bytes...", replays))
     assert (record.format, record.id, record.flags, record.sealed) == (1, name, flags, sealed)
-    rest = iter(stamps[1:])
-    due = next(rest) if flags & FLAG_DUE else 0
-    expires = next(rest) if flags & FLAG_EXPIRES else 0
-    assert (record.accepted_ms, record.due_ms, record.expires_ms) == (stamps[0], due, expires)
+    accepted, due, expires = stamps
+    times = (accepted, due * bool(flags & FLAG_DUE), expires * bool(flags & FLAG_EXPIRES))
+    assert (record.accepted_ms, record.due_ms, record.expires_ms) == times
+    assert record.once == (b"sixteen bytes..." if flags & FLAG_ONCE else b"")
+    assert record.replays == (replays if flags & FLAG_REPLAYED else 0)
+    assert (record.cancelled, record.halts) == (bool(flags & FLAG_CANCELLED), bool(flags & FLAG_HALT))
 
 
-@given(ids, st.sampled_from([0, FLAG_DUE, FLAG_EXPIRES, FLAG_DUE | FLAG_EXPIRES, FLAG_CANCELLED]), st.data())
+@given(ids, all_flags, st.data())
 def test_a_clear_part_that_was_cut_off_is_corrupt(name: str, flags: int, data: st.DataObject) -> None:
     """Nothing is guessed from what is left."""
     whole = build(name, flags, [1, 2, 3], b"")

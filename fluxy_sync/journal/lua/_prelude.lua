@@ -1,27 +1,39 @@
 -- Shared by every script: the names of the keys, journal time, the counters, and the few moves that all
 -- transitions are made of. The loader puts it in front of each script.
 --
--- KEYS[1..15], in this order in every script:
+-- KEYS[1..18], in this order in every script:
 --   counts ready claims retries held oldest dead dead:index gate wake events pulse recent recent:old cancelled
--- KEYS[16..] the lanes that a script names, where it names any.
+--   once once:ends held:why
+-- KEYS[19..] the lanes that a script names, where it names any.
 local COUNTS, READY, CLAIMS, RETRIES, HELD, OLDEST = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local DEAD, DEAD_INDEX, GATE, WAKE, EVENTS, PULSE = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local RECENT, RECENT_OLD, CANCELLED = KEYS[13], KEYS[14], KEYS[15]
-local LANE_KEYS = 15
+local RECENT, RECENT_OLD, CANCELLED, ONCE, ONCE_ENDS, WHY = KEYS[13], KEYS[14], KEYS[15], KEYS[16], KEYS[17], KEYS[18]
+local LANE_KEYS = 18
 
 local FORMAT = '\1'
-local FLAG_DUE, FLAG_EXPIRES, FLAG_CANCELLED = 1, 2, 4
+local FLAG_DUE, FLAG_EXPIRES, FLAG_CANCELLED, FLAG_HALT, FLAG_ONCE, FLAG_REPLAYED = 1, 2, 4, 8, 16, 32
 local FARTHEST_MS = 100 * 365 * 86400 * 1000 -- nothing is put off for longer: such a time is damaged
 local MAX_STEP_MS = 5000 -- journal time never advances further than this between two looks at the clock
+local SOON_MS = 1000 -- a flush that is woken so early tells its worker's steward when to wake it again
+local TRIAL_MS = 30000 -- while the gate is unauthorized, one head is let through this often
+local NOBODY = '- -' -- the holder of a claim that was taken from a dead one
+
+-- What one call may look at: it must not hold the store for more than 10 ms. So many are read at once: how large a
+-- record is can't be known before it is read.
+local SCAN_RECORDS, SCAN_BYTES, SCAN_STEP = 1000, 1024 * 1024, 4
 
 local int = tostring -- exact for whole numbers below 10^14, and all here are
 
 -- What almost every script reads: once here, changed in memory, written once by save(). The other counters are
 -- bumped where they change.
-local book = redis.call('HMGET', COUNTS, 'now', 'wall', 'rev', 'pending', 'bytes')
+local book = redis.call('HMGET', COUNTS, 'now', 'wall', 'rev', 'pending', 'bytes', 'held', 'streak', 'delivered_at', 'forward')
 book = {
   read_wall = tonumber(book[2] or 0),
   now = tonumber(book[1] or 1), rev = tonumber(book[3] or 0), pending = tonumber(book[4] or 0), bytes = tonumber(book[5] or 0),
+  held = tonumber(book[6] or 0), -- operations on held lanes
+  streak = tonumber(book[7] or 0), -- counted retries since the last delivery
+  delivered_at = tonumber(book[8] or 0), -- the last delivery, 0 for none
+  forward = tonumber(book[9] or nil), -- lanes that failed first after this are being brought forward
 }
 do
   local t = redis.call('TIME')
@@ -35,7 +47,8 @@ local function bump(name, by) redis.call('HINCRBY', COUNTS, name, int(by)) end
 
 local function save()
   redis.call('HSET', COUNTS, 'now', int(book.now), 'wall', int(book.wall), 'rev', int(book.rev),
-    'pending', int(book.pending), 'bytes', int(book.bytes))
+    'pending', int(book.pending), 'bytes', int(book.bytes), 'held', int(book.held), 'streak', int(book.streak),
+    'delivered_at', int(book.delivered_at))
 end
 
 -- The end of every transition: counters, then the hint to whoever listens (never the truth, so by pcall and last).
@@ -46,64 +59,108 @@ local function commit()
 end
 
 -- A record: format (1) | id length (1; 0: the 16 bytes of a UUID) | id | flags (1) | accepted (6, ms)
---           | due (6, ms, if flagged) | expires (6, ms, if flagged) | sealed
-local function parse(record)
+--           | due (6, ms, if flagged) | expires (6, ms, if flagged) | once (16, if flagged) | replays (2, if flagged)
+--           | check (2) | sealed
+-- Everything before `sealed` is its clear part. The check finds any single damaged byte of it: a weighted sum modulo
+-- a prime that is larger than each weight and each byte. It is no seal: who can write here can compute it, too.
+local function check_of(clear)
+  local sum = 0
+  for i = 1, #clear do sum = sum + i * string.byte(clear, i) end
+  return struct.pack('>I2', sum % 65521)
+end
+
+local function has(flags, flag) return flags % (2 * flag) >= flag end
+
+-- The clear part of a record. `broken`: it can't be read, or can't be true; only a tombstone is nothing but that.
+-- With `lightly` the check is left out: a run's records are looked at again when they become the head.
+local function parse(record, lightly)
   local length = string.byte(record, 2) or 0
   local is_text = length > 0
   if not is_text then length = 16 end
   local at = 3 + length -- of the flags
-  local head = { id = string.sub(record, 2, at - 1), flags = string.byte(record, at) or 0, due = 0 }
+  local flags = string.byte(record, at) or 0
+  local head = { id = string.sub(record, 2, at - 1), flags = flags, due = 0, expires = 0, replays = 0 }
   local ends = at + 6
-  if head.flags % 2 >= FLAG_DUE then ends = ends + 6 end
-  if head.flags % 4 >= FLAG_EXPIRES then ends = ends + 6 end
-  -- Damaged: its clear part can't be read, or can't be true. Only a tombstone is nothing but a clear part.
-  head.broken = #record < ends or head.flags > FLAG_CANCELLED or (head.flags == FLAG_CANCELLED and #record > ends)
-    or (is_text and string.find(head.id, '[^!-~]', 2) ~= nil)
+  if has(flags, FLAG_DUE) then ends = ends + 6 end
+  if has(flags, FLAG_EXPIRES) then ends = ends + 6 end
+  if has(flags, FLAG_ONCE) then ends = ends + 16 end
+  if has(flags, FLAG_REPLAYED) then ends = ends + 2 end
+  head.clear = ends + 2 -- its length
+  head.cancelled = flags == FLAG_CANCELLED
+  head.broken = string.byte(record, 1) ~= 1 or #record < head.clear or head.cancelled ~= (#record == head.clear)
+    or flags >= 2 * FLAG_REPLAYED or (is_text and string.find(head.id, '[^!-~]', 2) ~= nil)
+  if not (head.broken or lightly) then
+    head.broken = string.sub(record, ends + 1, ends + 2) ~= check_of(string.sub(record, 1, ends))
+  end
   if not head.broken then
     head.accepted = struct.unpack('>I6', record, at + 1)
-    if head.flags % 2 >= FLAG_DUE then
-      head.due = struct.unpack('>I6', record, at + 7)
+    at = at + 7
+    if has(flags, FLAG_DUE) then
+      head.due, at = struct.unpack('>I6', record, at)
       head.broken = head.due < head.accepted or head.due > head.accepted + FARTHEST_MS
     end
+    if has(flags, FLAG_EXPIRES) then head.expires, at = struct.unpack('>I6', record, at) end
+    if has(flags, FLAG_ONCE) then head.once, at = string.sub(record, at, at + 15), at + 16 end
+    if has(flags, FLAG_REPLAYED) then head.replays = struct.unpack('>I2', record, at) end
   end
-  if head.broken then head.accepted, head.due = book.now, 0 end
-  head.cancelled = not head.broken and head.flags == FLAG_CANCELLED
+  if head.broken then head.accepted, head.due, head.cancelled = book.now, 0, false end
   return head
 end
 
-local function build(id, countdown_ms, expires_ms, sealed)
-  local flags, times = 0, struct.pack('>I6', book.now)
-  if countdown_ms > 0 then flags = flags + FLAG_DUE; times = times .. struct.pack('>I6', book.now + countdown_ms) end
-  if expires_ms > 0 then flags = flags + FLAG_EXPIRES; times = times .. struct.pack('>I6', book.now + expires_ms) end
-  return FORMAT .. id .. string.char(flags) .. times .. sealed
+-- A record around a sealed part. `what`: id, accepted, due, expires (ms, 0 for none), halt, once (or nil), replays.
+local function build(what, sealed)
+  local flags, fields = 0, struct.pack('>I6', what.accepted)
+  if what.due > 0 then flags = flags + FLAG_DUE; fields = fields .. struct.pack('>I6', what.due) end
+  if what.expires > 0 then flags = flags + FLAG_EXPIRES; fields = fields .. struct.pack('>I6', what.expires) end
+  if what.halt then flags = flags + FLAG_HALT end
+  if what.once then flags = flags + FLAG_ONCE; fields = fields .. what.once end
+  if what.replays > 0 then flags = flags + FLAG_REPLAYED; fields = fields .. struct.pack('>I2', what.replays) end
+  local clear = FORMAT .. what.id .. string.char(flags) .. fields
+  return clear .. check_of(clear) .. sealed
 end
 
--- The same record (id, times) around another sealed part.
-local function reseal(record, sealed)
-  local length = string.byte(record, 2)
-  if length == 0 then length = 16 end
-  local flags = string.byte(record, 3 + length)
-  local header = 3 + length + 6
-  if flags % 2 >= 1 then header = header + 6 end
-  if flags % 4 >= 2 then header = header + 6 end
-  return string.sub(record, 1, header) .. sealed
-end
+-- The same record around another sealed part.
+local function reseal(record, head, sealed) return string.sub(record, 1, head.clear) .. sealed end
 
 local function tombstone(head)
-  return FORMAT .. head.id .. string.char(FLAG_CANCELLED) .. struct.pack('>I6', head.accepted)
+  local clear = FORMAT .. head.id .. string.char(FLAG_CANCELLED) .. struct.pack('>I6', head.accepted)
+  return clear .. check_of(clear)
 end
 
--- The gate: 'open', or why nothing may be claimed (paused before unauthorized before offline).
+-- The gate: 'open', or why nothing may be claimed (paused before unauthorized before offline); then ms until claims
+-- may begin: an open one waits for the upstream's Retry-After, an unauthorized one for its next trial.
 local function gate()
-  local g = redis.call('HMGET', GATE, 'paused', 'unauthorized', 'offline', 'opens_at')
+  local g = redis.call('HMGET', GATE, 'paused', 'unauthorized', 'offline', 'opens_at', 'trial_at')
   local state = (g[1] and 'paused') or (g[2] and 'unauthorized') or (g[3] and 'offline') or 'open'
-  return state, math.max(0, tonumber(g[4] or 0) - book.now)
+  -- A trial needs the link and the upstream's leave, too.
+  if state == 'unauthorized' and g[3] then return state, -1 end
+  local at = math.max(tonumber(g[4] or 0), state == 'unauthorized' and tonumber(g[5] or 0) or 0)
+  if state == 'open' or state == 'unauthorized' then return state, math.max(0, at - book.now) end
+  return state, -1
+end
+
+-- The gate as a holder must know it: 'waiting' while an open one waits.
+local function gate_now()
+  local state, opens_in = gate()
+  return state == 'open' and opens_in > 0 and 'waiting' or state
+end
+
+-- The whole upstream waits: nothing is claimed before then.
+local function put_off(ms)
+  local at = tonumber(redis.call('HGET', GATE, 'opens_at') or 0)
+  if book.now + ms > at then redis.call('HSET', GATE, 'opens_at', int(book.now + ms)) end
 end
 
 -- Win the right to publish one wake token.
 local function win_wake(wake_ms)
-  if gate() ~= 'open' then return 0 end
+  local _, opens_in = gate()
+  if opens_in < 0 or opens_in > SOON_MS then return 0 end
   return redis.call('SET', WAKE, '1', 'NX', 'PX', wake_ms) and 1 or 0
+end
+
+-- The same, where a lane is due.
+local function wake_if_due(wake_ms)
+  return redis.call('ZCOUNT', READY, '-inf', int(book.now)) > 0 and win_wake(wake_ms) or 0
 end
 
 local function claim_of(lane)
@@ -117,75 +174,359 @@ local function write_claim(lane, fence, takeovers, holder)
   redis.call('HSET', CLAIMS, lane, int(fence) .. ' ' .. int(takeovers) .. ' ' .. holder)
 end
 
--- Retry state: '<retries> <reason> <id>'; it counts only while that id is the head.
-local function retries_of(lane, id)
+-- Whether somebody may be sending the lane's head.
+local function in_flight(lane)
+  local claim = claim_of(lane)
+  return claim ~= nil and claim.holder ~= NOBODY
+end
+
+-- Retry state: '<retries> <first failure> <not before, by the upstream> <next try> <reason> <id>', times in ms of
+-- journal time; it counts only while that id is the head.
+local function retry_of(lane, id)
   local state = redis.call('HGET', RETRIES, lane)
-  if not state then return 0 end
-  local count, owner = string.match(state, '^(%d+) %S+ (.*)$')
-  return owner == id and tonumber(count) or 0
-end
-
--- Drop tombstones from the front; give the head that stands there then, or nil.
-local function head_of(lane, key)
-  while true do
-    local record = redis.call('LINDEX', key, 0)
-    if not record then return nil end
-    local head = parse(record)
-    if not head.cancelled then head.record = record; return head end
-    redis.call('LPOP', key)
-    if redis.call('HINCRBY', CANCELLED, lane, -1) <= 0 then redis.call('HDEL', CANCELLED, lane) end
+  if state then
+    local count, since, floor, at, reason, owner = string.match(state, '^(%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+    if owner == id then
+      return { count = tonumber(count), since = tonumber(since), floor = tonumber(floor), at = tonumber(at), reason = reason }
+    end
   end
+  return { count = 0, since = book.now, floor = 0, at = 0, reason = '-' }
 end
 
--- The head is gone: forget its retry state, and note since when the next one waits.
-local function advance(lane, key)
-  redis.call('HDEL', RETRIES, lane)
-  local head = head_of(lane, key)
+local function write_retry(lane, id, retry)
+  redis.call('HSET', RETRIES, lane, table.concat({
+    int(retry.count), int(retry.since), int(retry.floor), int(retry.at), retry.reason, id }, ' '))
+end
+
+-- --- lanes
+
+local function is_held(lane) return redis.call('HEXISTS', HELD, lane) == 1 end
+
+-- The operations in a lane.
+local function waiting(lane, key)
+  return redis.call('LLEN', key) - tonumber(redis.call('HGET', CANCELLED, lane) or 0)
+end
+
+local function forget_tombstones(lane, count)
+  if redis.call('HINCRBY', CANCELLED, lane, int(-count)) <= 0 then redis.call('HDEL', CANCELLED, lane) end
+end
+
+local function note_oldest(lane, head)
   if head then
     redis.call('ZADD', OLDEST, int(head.accepted), lane)
   else
     redis.call('ZREM', OLDEST, lane)
   end
+end
+
+-- Drop tombstones from the front; give the head that stands there then, or nil. Of a great many, some are left: then
+-- the head is a tombstone, for which the lane is looked at again.
+local function head_of(lane, key)
+  local dropped = 0
+  while true do
+    local record = redis.call('LINDEX', key, 0)
+    local head = record and parse(record) or nil
+    if head then head.record = record end
+    if not head or not head.cancelled or dropped == SCAN_RECORDS then
+      if dropped > 0 then
+        forget_tombstones(lane, dropped)
+        note_oldest(lane, head)
+      end
+      return head
+    end
+    redis.call('LPOP', key)
+    dropped = dropped + 1
+  end
+end
+
+-- The head has changed: forget its retry state, and note since when the next one waits.
+local function advance(lane, key)
+  redis.call('HDEL', RETRIES, lane)
+  local head = head_of(lane, key)
+  note_oldest(lane, head)
   return head
 end
+
+-- When an unclaimed lane with this head may be claimed.
+local function due_at(lane, head) return math.max(book.now, head.due, retry_of(lane, head.id).at) end
 
 -- Put an unclaimed lane where it belongs: due, waiting for its head's time, held, or nowhere.
 local function settle_down(lane, head)
   redis.call('HDEL', CLAIMS, lane)
-  if not head or redis.call('HEXISTS', HELD, lane) == 1 then
+  if not head or is_held(lane) then
     redis.call('ZREM', READY, lane)
   else
-    redis.call('ZADD', READY, int(math.max(book.now, head.due)), lane)
+    redis.call('ZADD', READY, int(due_at(lane, head)), lane)
   end
 end
 
--- Append one record; true where that made its lane due (the caller may then wake somebody).
-local function push(lane, key, id, countdown_ms, expires_ms, sealed)
-  local record = build(id, countdown_ms, expires_ms, sealed)
+-- --- after an outage: the lanes that wait for their backoff are brought forward, some in each call
+
+local FORWARD_AFTER = 3 -- failures in a row
+local FORWARD_JITTER_MS, FORWARD_SOME = 1000, 50
+
+-- The first delivery after failures. A head that failed first in a time of deliveries is itself at fault: it stays.
+local function note_delivery()
+  if book.streak >= FORWARD_AFTER then
+    book.forward = math.min(book.forward or book.delivered_at, book.delivered_at)
+    redis.call('HSET', COUNTS, 'forward', int(book.forward), 'forward_at', '0')
+  end
+  book.streak, book.delivered_at = 0, book.now
+end
+
+local function bring_forward(lane, state)
+  local since, floor, id = string.match(state, '^%d+ (%d+) (%d+) %d+ %S+ (.*)$')
+  if tonumber(since) < book.forward or claim_of(lane) or redis.call('HEXISTS', HELD, lane) == 1 then return end
+  local jitter = tonumber(string.sub(redis.sha1hex(lane .. int(book.now)), 1, 6), 16) % FORWARD_JITTER_MS
+  local at = math.max(tonumber(floor), book.now + jitter)
+  local retry = retry_of(lane, id)
+  if at >= retry.at then return end
+  retry.at = at
+  write_retry(lane, id, retry)
+  redis.call('ZADD', READY, 'XX', int(at), lane)
+end
+
+local function bring_some_forward()
+  if not book.forward then return end
+  local cursor = redis.call('HGET', COUNTS, 'forward_at') or '0'
+  local goes_on, found = unpack(redis.call('HSCAN', RETRIES, cursor, 'COUNT', FORWARD_SOME))
+  for i = 1, #found, 2 do bring_forward(found[i], found[i + 1]) end
+  if goes_on == '0' then
+    redis.call('HDEL', COUNTS, 'forward', 'forward_at')
+    book.forward = nil
+  else
+    redis.call('HSET', COUNTS, 'forward_at', goes_on)
+  end
+end
+
+-- --- held lanes: '<offered again at, ms; 0: never> <why>', one line for each cause
+
+local function causes_of(lane)
+  local causes = {}
+  for at, why in string.gmatch(redis.call('HGET', HELD, lane) or '', '(%d+) ([^\n]+)') do
+    causes[#causes + 1] = { at = tonumber(at), why = why }
+  end
+  return causes
+end
+
+-- Causes as they are counted: a dead letter's id isn't part of that.
+local function names_of(causes)
+  local names = {}
+  for _, cause in ipairs(causes) do names[string.match(cause.why, '^(halted):') or cause.why] = true end
+  return names
+end
+
+-- `before`: the names of those that were there. Lanes are counted for each.
+local function write_causes(lane, before, causes)
+  local after, lines = names_of(causes), {}
+  for name in pairs(after) do
+    if not before[name] then redis.call('HINCRBY', WHY, name, 1) end
+  end
+  for name in pairs(before) do
+    if not after[name] and redis.call('HINCRBY', WHY, name, -1) <= 0 then redis.call('HDEL', WHY, name) end
+  end
+  for i, cause in ipairs(causes) do lines[i] = int(cause.at) .. ' ' .. cause.why end
+  if #lines == 0 then redis.call('HDEL', HELD, lane) else redis.call('HSET', HELD, lane, table.concat(lines, '\n')) end
+end
+
+-- Hold a lane. One that is claimed leaves `ready` when its claim ends. True where that changed something.
+local function hold(lane, key, at, why)
+  local causes = causes_of(lane)
+  local before = names_of(causes)
+  for _, cause in ipairs(causes) do
+    if cause.why == why then cause.at = at; write_causes(lane, before, causes); return false end
+  end
+  if #causes == 0 then book.held = book.held + waiting(lane, key) end
+  causes[#causes + 1] = { at = at, why = why }
+  write_causes(lane, before, causes)
+  if not claim_of(lane) then redis.call('ZREM', READY, lane) end
+  return true
+end
+
+-- Take causes away, those for which `ends(cause)` holds; the lane goes on when none is left. True where one went.
+local function unhold(lane, key, ends)
+  local causes, left = causes_of(lane), {}
+  for _, cause in ipairs(causes) do
+    if not ends(cause) then left[#left + 1] = cause end
+  end
+  if #left == #causes then return false end
+  write_causes(lane, names_of(causes), left)
+  if #left == 0 then
+    book.held = book.held - waiting(lane, key)
+    if not claim_of(lane) then settle_down(lane, head_of(lane, key)) end
+  end
+  return true
+end
+
+-- A hold that is the head's own fault goes with that head.
+local function is_heads_own(cause)
+  return cause.why == 'credentials' or string.find(cause.why, '^key:') ~= nil or string.find(cause.why, '^task:') ~= nil
+end
+
+local function hex(text)
+  return (string.gsub(text, '.', function(c) return string.format('%02x', string.byte(c)) end))
+end
+
+-- --- once: a key names the first operation while it waits, and for a window after it left by any way
+-- Value: window (6, ms) | lane length (1) | lane | id
+
+local function leave_once(head)
+  if not head.once then return end
+  local value = redis.call('HGET', ONCE, head.once)
+  if not value then return end
+  local window, length = struct.unpack('>I6B', value)
+  if string.sub(value, 8 + length) ~= head.id then return end -- another one has the key by now
+  redis.call('ZADD', ONCE_ENDS, int(book.now + window), head.once)
+end
+
+-- The id and lane of the first operation with that key, or nil where its time is over.
+local function first_of(once)
+  local value = redis.call('HGET', ONCE, once)
+  if not value then return nil end
+  local ends = tonumber(redis.call('ZSCORE', ONCE_ENDS, once) or book.now + 1)
+  if ends <= book.now then return nil end
+  local _, length = struct.unpack('>I6B', value)
+  return string.sub(value, 8 + length), string.sub(value, 8, 7 + length)
+end
+
+local function enter_once(once, window_ms, lane, id)
+  redis.call('HSET', ONCE, once, struct.pack('>I6Bc0', window_ms, #lane, lane) .. id)
+  redis.call('ZREM', ONCE_ENDS, once)
+end
+
+-- --- operations come and go
+
+-- Put a record at the end of a lane; true where that made its lane due (the caller may then wake somebody).
+local function push(lane, key, head, record)
   local length = redis.call('RPUSH', key, record)
   book.pending = book.pending + 1
   book.bytes = book.bytes + #record
+  if length == 1 then redis.call('ZADD', OLDEST, 'NX', int(head.accepted), lane) end
+  if is_held(lane) then book.held = book.held + 1; return false end
   if length > 1 then return false end
-  redis.call('ZADD', OLDEST, 'NX', int(book.now), lane)
-  if redis.call('HEXISTS', HELD, lane) == 1 then return false end
-  local added = redis.call('ZADD', READY, 'NX', int(book.now + countdown_ms), lane)
-  return added == 1 and countdown_ms == 0
+  local at = math.max(book.now, head.due)
+  return redis.call('ZADD', READY, 'NX', int(at), lane) == 1 and at == book.now
 end
 
--- Move a popped record to the dead letters, which count against MAX_BYTES.
--- Value: lane length (1) | lane | reason length (1) | reason | retries (4) | died (6, ms) | detail length (4) | detail | record
-local function bury(lane, head, reason, retries, detail)
-  local value = struct.pack('>Bc0Bc0I4I6I4c0', #lane, lane, #reason, reason, retries, book.now, #detail, detail) .. head.record
-  local earlier = redis.call('HGET', DEAD, head.id)
+-- An operation's arguments, from ARGV[at] on: lane number (1 = the first of `lane_keys`), lane, id, countdown ms,
+-- expires ms, '1' to halt its lane if it dies, once ('' or 16 bytes), sealed
+local OPERATION_WIDTH = 8
+
+local function accept(at, lane_keys, once_ms)
+  local lane, id, once = ARGV[at + 1], ARGV[at + 2], ARGV[at + 6]
+  local countdown_ms, expires_ms = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local head = {
+    id = id, accepted = book.now, due = countdown_ms > 0 and book.now + countdown_ms or 0,
+    expires = expires_ms > 0 and book.now + expires_ms or 0, halt = ARGV[at + 5] == '1', replays = 0,
+  }
+  if once ~= '' then
+    head.once = once
+    enter_once(once, once_ms, lane, id)
+  end
+  redis.call('SADD', RECENT, id)
+  return push(lane, KEYS[lane_keys + tonumber(ARGV[at])], head, build(head, ARGV[at + 7]))
+end
+
+-- An operation is taken out of its lane: the counts follow, and its once window starts.
+local function leave(lane, head)
+  book.pending = book.pending - 1
+  book.bytes = book.bytes - #head.record
+  if is_held(lane) then book.held = book.held - 1 end
+  leave_once(head)
+end
+
+-- Move a record to the dead letters, which count against MAX_BYTES; the caller takes it out of its lane.
+-- Value: lane length (1) | lane | reason length (1) | reason | retries (4) | died (6, wall ms) | detail length (4)
+--        | detail | record
+local function bury(lane, key, head, reason, detail)
+  local retries = retry_of(lane, head.id).count
+  local value = struct.pack('>Bc0Bc0I4I6I4c0', #lane, lane, #reason, reason, retries, book.wall, #detail, detail) .. head.record
+  local field, number = head.id, redis.call('HINCRBY', COUNTS, 'dead_seq', 1)
+  local earlier = redis.call('HGET', DEAD, field)
+  if earlier and head.broken then
+    field, earlier = field .. '\n' .. int(number), nil -- its id may be damaged: it must not take another's place
+  end
   if earlier then
     book.bytes = book.bytes - #earlier
   else
     bump('dead', 1)
   end
-  redis.call('HSET', DEAD, head.id, value)
-  redis.call('ZADD', DEAD_INDEX, int(book.now), head.id)
-  book.pending = book.pending - 1
-  book.bytes = book.bytes - #head.record + #value
+  redis.call('HSET', DEAD, field, value)
+  redis.call('ZADD', DEAD_INDEX, number, field)
+  leave(lane, head)
+  book.bytes = book.bytes + #value
   bump('dead_total', 1)
+  if has(head.flags or 0, FLAG_HALT) and not head.broken then return 'halted:' .. hex(head.id) end
+  return nil
+end
+
+-- Take the head of a lane to the dead letters; gives the next head.
+local function bury_head(lane, key, head, reason, detail)
+  local halts = bury(lane, key, head, reason, detail)
+  redis.call('LPOP', key)
+  if halts then hold(lane, key, 0, halts) end
+  return advance(lane, key)
+end
+
+local function read_letter(value)
+  local letter, at = {}, 1
+  letter.lane, letter.reason, letter.retries, letter.died, letter.detail, at = struct.unpack('>Bc0Bc0I4I6I4c0', value)
+  letter.record = string.sub(value, at)
+  return letter
+end
+
+-- A dead letter goes: to its lane again, or for good. The lane that waited for it goes on.
+local function exhume(id, value, lane, key)
+  redis.call('HDEL', DEAD, id)
+  redis.call('ZREM', DEAD_INDEX, id)
+  bump('dead', -1)
+  book.bytes = book.bytes - #value
+  local why = 'halted:' .. hex(id)
+  unhold(lane, key, function(cause) return cause.why == why end)
+end
+
+-- --- looking at a lane's records in stretches
+-- `visit(record, index)` sees each, and ends the look by returning something. Gives that, or nil and where to go on.
+
+local function next_step(bytes, seen)
+  return math.max(1, math.min(SCAN_STEP, math.floor(SCAN_BYTES / 4 / (bytes / seen + 1))))
+end
+
+-- From the tail towards the head, from a negative index: heads that leave meanwhile don't move that, and what is
+-- appended only repeats a little.
+local function scan_back(key, from, visit)
+  local length = redis.call('LLEN', key)
+  local at, seen, bytes, step = length + from, 0, 0, 1
+  while at >= 0 and seen < SCAN_RECORDS and bytes < SCAN_BYTES do
+    local first = math.max(0, at - step + 1)
+    local records = redis.call('LRANGE', key, first, at)
+    if #records == 0 then break end
+    for i = #records, 1, -1 do
+      bytes = bytes + #records[i]
+      local found = visit(records[i], first + i - 1)
+      if found then return found end
+    end
+    seen, at = seen + #records, first - 1
+    step = next_step(bytes, seen)
+  end
+  return nil, at < 0 and 0 or at - length
+end
+
+-- From the head towards the tail, at most `most` records. Where to go on is -1 at the lane's end.
+local function scan(key, from, most, visit)
+  local at, seen, bytes, step = from, 0, 0, 1
+  while seen < most and bytes < SCAN_BYTES do
+    local wanted = math.min(step, most - seen)
+    local records = redis.call('LRANGE', key, at, at + wanted - 1)
+    for i, record in ipairs(records) do
+      bytes = bytes + #record
+      local found = visit(record, at + i - 1)
+      if found then return found end
+    end
+    seen, at = seen + #records, at + #records
+    if #records < wanted then return nil, -1 end
+    step = next_step(bytes, seen)
+  end
+  return nil, at
 end
 

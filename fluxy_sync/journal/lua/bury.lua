@@ -1,10 +1,13 @@
 #!lua flags=allow-oom
 -- bury: keep an operation that was never accepted as a dead letter, so that a person can look at it.
--- ARGV[1] lane   [2] id   [3] reason   [4] sealed
+-- KEYS[19] the lane   ARGV[1] lane   [2] id   [3] reason   [4] sealed
 -- Returns 1.
-local record = build(ARGV[2], 0, 0, ARGV[4])
+local head = { id = ARGV[2], accepted = book.now, due = 0, expires = 0, replays = 0 }
+head.record = build(head, ARGV[4])
+-- As if it had been there: it leaves again in the same step, from a lane whose holds it doesn't touch.
 book.pending = book.pending + 1
-book.bytes = book.bytes + #record
-bury(ARGV[1], { id = ARGV[2], record = record }, ARGV[3], 0, '')
+book.bytes = book.bytes + #head.record
+if is_held(ARGV[1]) then book.held = book.held + 1 end
+bury(ARGV[1], KEYS[LANE_KEYS + 1], head, ARGV[3], '')
 commit()
 return 1

@@ -1,19 +1,15 @@
 #!lua flags=allow-oom
--- find: whether an operation waits in a stretch of a lane (see cancel for the stretch), and as what.
--- KEYS[16] the lane   ARGV[1] lane   [2] id   [3] [4] the stretch, as LRANGE takes it (negative)
--- Returns {'pending'|'retrying'|'syncing', record}, {'next'} or {'absent'}.
-local lane, key, id = ARGV[1], KEYS[LANE_KEYS + 1], ARGV[2]
-local from, to = tonumber(ARGV[3]), tonumber(ARGV[4])
-local length = redis.call('LLEN', key)
-if length + to < 0 then return { 'absent' } end
-local first = math.max(from, -length)
-for i, record in ipairs(redis.call('LRANGE', key, first, to)) do
-  local found = parse(record)
-  if found.id == id and not found.cancelled then
-    local claim = claim_of(lane)
-    if first + i - 1 > -length then return { 'pending', record } end
-    if claim and claim.holder ~= '- -' then return { 'syncing', record } end
-    return { retries_of(lane, id) > 0 and 'retrying' or 'pending', record }
-  end
-end
-return { first == -length and 'absent' or 'next' }
+-- find: whether an operation waits in a stretch of a lane, and as what.
+-- KEYS[19] the lane   ARGV[1] lane   [2] id   [3] where to look from: -1 for the tail, then what the last call gave
+-- Returns {'pending'|'retrying'|'syncing', record, index, journal ms, in flight 0|1, retry state or ''},
+--         {'next', where to look from} or {'absent'}.
+local lane, id = ARGV[1], ARGV[2]
+local found, from = scan_back(KEYS[LANE_KEYS + 1], tonumber(ARGV[3]), function(record, index)
+  local head = parse(record, true)
+  if head.id ~= id or head.cancelled then return nil end
+  if index > 0 then return { 'pending', record, index, book.now, 0, '' } end
+  local flying, retry = in_flight(lane), redis.call('HGET', RETRIES, lane) or ''
+  local state = flying and 'syncing' or retry_of(lane, id).count > 0 and 'retrying' or 'pending'
+  return { state, record, index, book.now, flying and 1 or 0, retry }
+end)
+return found or (from < 0 and { 'next', from } or { 'absent' })

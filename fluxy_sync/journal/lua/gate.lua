@@ -7,9 +7,11 @@ local was = redis.call('HEXISTS', GATE, cause) == 1
 if was == (reason ~= '') then return { 0, (gate()) } end
 if reason ~= '' then
   redis.call('HSET', GATE, cause, int(book.wall) .. ' ' .. reason)
+  if cause == 'unauthorized' then redis.call('HSET', GATE, 'trial_at', int(book.now + TRIAL_MS)) end
 else
   redis.call('HDEL', GATE, cause)
-  redis.call('HSET', GATE, 'opens_at', int(book.now + tonumber(ARGV[3])), 'since', int(book.wall))
+  put_off(tonumber(ARGV[3])) -- never before a Retry-After that is still running
+  redis.call('HSET', GATE, 'since', int(book.wall))
 end
 commit()
 return { 1, (gate()) }

@@ -2,32 +2,45 @@
 -- tick: keep journal time going, mend what a jumping clock leaves, and tell what there is to do.
 -- What only shows who is alive is written past the AOF (REPL_NONE): an idle system writes nothing to disk.
 -- ARGV[1] 'beat'|'steward'   [2] its name   [3] '1' to forget a waiting wake token   [4] wake's longest life, ms
--- ARGV[5] ms between two durable writes of journal time
--- Returns {gate, ms until claims may begin, ms until a lane comes due (0: due, -1: none), pending,
---          ms since beat's last tick (-1: unknown), ms since the last delivery (-1: none)}
-local role, name, wake_ms, durable_ms = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
-local OFFERS = 100
+-- ARGV[5] ms between two durable writes of journal time   [6] prefix of the lanes' keys (see claim)
+-- Returns {gate, ms until claims may begin (-1: closed), ms until a lane comes due (0: due, -1: none), pending,
+--          ms since beat's last tick (-1: unknown), ms since the last delivery (-1: none),
+--          offline 0|1, whatever else closes the gate}
+local role, name, wake_ms, durable_ms, prefix = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local OFFERS, FORGOTTEN = 100, 100
 
 if ARGV[3] == '1' or redis.call('PTTL', WAKE) > wake_ms then redis.call('DEL', WAKE) end
 
-local offered = 0
+local changed = false
 -- Each tick looks at the next stretch of the held lanes: those that stay must not hide the others.
-local scan = redis.call('HGET', PULSE, 'held') or '0'
-local next_scan, held = unpack(redis.call('HSCAN', HELD, scan, 'COUNT', OFFERS))
+local scan_at = redis.call('HGET', PULSE, 'held') or '0'
+local next_scan, held = unpack(redis.call('HSCAN', HELD, scan_at, 'COUNT', OFFERS))
+local function is_over(cause) return cause.at > 0 and cause.at <= book.now end
 for i = 1, #held, 2 do
-  local at = tonumber(string.match(held[i + 1], '^%d+'))
-  if at > 0 and at <= book.now then
-    redis.call('HDEL', HELD, held[i])
-    redis.call('ZADD', READY, 'NX', int(book.now), held[i])
-    offered = offered + 1
-  end
+  if unhold(held[i], prefix .. held[i], is_over) then changed = true end
+end
+
+-- Windows of once keys that are over.
+local over = redis.call('ZRANGEBYSCORE', ONCE_ENDS, '-inf', int(book.now), 'LIMIT', 0, FORGOTTEN)
+if #over > 0 then
+  redis.call('HDEL', ONCE, unpack(over))
+  redis.call('ZREM', ONCE_ENDS, unpack(over))
+  changed = true
+end
+
+if book.forward then bring_some_forward(); changed = true end
+
+-- Nothing refused waits any more: the next operation finds out by itself.
+if book.pending == 0 and redis.call('HDEL', GATE, 'unauthorized') == 1 then
+  redis.call('HSET', GATE, 'since', int(book.wall))
+  changed = true
 end
 
 local age = book.wall - book.read_wall
-local waiting = book.pending > 0 or redis.call('HLEN', HELD) > 0
-if offered > 0 then
+local is_waiting = book.pending > 0 or redis.call('HLEN', HELD) > 0
+if changed then
   commit()
-elseif not waiting then
+elseif not is_waiting then
   redis.set_repl(redis.REPL_NONE)
   save()
 elseif age < 0 or age >= durable_ms then
@@ -35,14 +48,13 @@ elseif age < 0 or age >= durable_ms then
 end
 
 redis.set_repl(redis.REPL_NONE)
-if next_scan ~= scan then redis.call('HSET', PULSE, 'held', next_scan) end
+if next_scan ~= scan_at then redis.call('HSET', PULSE, 'held', next_scan) end
 local beat = tonumber(redis.call('HGET', PULSE, 'beat') or -1)
 redis.call('HSET', PULSE, role == 'beat' and 'beat' or 'steward ' .. name, int(book.wall))
 local beat_age = beat >= 0 and beat <= book.wall and book.wall - beat or -1
 
 local first = redis.call('ZRANGE', READY, 0, 0, 'WITHSCORES')
 local due_in = first[1] and math.max(0, tonumber(first[2]) - book.now) or -1
-local last_delivered = tonumber(redis.call('HGET', COUNTS, 'last_delivered') or 0)
-local delivered_ago = last_delivered > 0 and book.now - last_delivered or -1
+local delivered_ago = book.delivered_at > 0 and book.now - book.delivered_at or -1
 local state, opens_in = gate()
-return { state, opens_in, due_in, book.pending, beat_age, delivered_ago }
+return { state, opens_in, due_in, book.pending, beat_age, delivered_ago, redis.call('HEXISTS', GATE, 'offline') }

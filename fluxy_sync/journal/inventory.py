@@ -1,0 +1,333 @@
+"""What a person sees of the journal, and does to it: lists, dead letters, holds. None of it needs a key."""
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from fluxy_sync.errors import CorruptRecord
+from fluxy_sync.journal import record
+from fluxy_sync.journal.journal import WAKE_S, Journal, read_id
+from fluxy_sync.journal.store import Argument
+from fluxy_sync.vault import KEY_ID_BYTES
+
+PAGE_OPERATIONS = 500  # in one call; the scripts stop earlier where records are large
+PAGE_LETTERS = 200
+CLEAR_RECORDS = 500
+AUDIT_NOTES = 10_000
+LANES_AT_ONCE = 500
+PAUSED = "paused"
+DAMAGED = "damaged-"  # starts the name of a dead letter whose id can't be read
+
+State = Literal["pending", "retrying", "syncing"]
+End = Literal["head", "tail"]
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One operation in its lane. ``size`` is its record's, in bytes; ``key_id`` names the key that sealed it."""
+
+    id: str
+    lane: str
+    state: State
+    age_s: float
+    size: int
+    retries: int
+    last_error: str
+    next_try_in_s: float | None
+    expires_in_s: float | None
+    halts: bool
+    key_id: str
+    index: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """An operation that gave up. ``number`` grows with each death, ``died_ms`` is by the wall clock.
+
+    ``member`` is its id as the store has it: that of a damaged record can't be told from ``id``.
+    """
+
+    number: int
+    id: str
+    lane: str
+    reason: str
+    retries: int
+    died_ms: int
+    size: int
+    key_id: str
+    detail_key_id: str
+    halts: bool
+    member: bytes
+
+    @property
+    def died_at(self) -> datetime:
+        """When it died, by the wall clock of the store (UTC)."""
+        return datetime.fromtimestamp(self.died_ms / 1000, UTC)
+
+
+class LetterBody(msgspec.Struct, frozen=True):
+    """A dead letter whole: its record, and the sealed detail beside it."""
+
+    lane: str
+    reason: str
+    retries: int
+    died_ms: int
+    detail: bytes
+    record: bytes
+    raw: bytes
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A stretch of a lane: what waits there, the index to go on at (None at its end), and what stood before that."""
+
+    waiting: tuple[Waiting, ...]
+    goes_on: int | None
+    before: bytes
+
+
+class Inventory:
+    """Lists and changes what waits and what is dead, in steps that never hold the store for long."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    # --- what waits
+
+    def waiting(self, lane: str) -> Iterator[Waiting]:
+        """The operations of a lane, head first, read in pages. What is there all along comes at least once."""
+        for page in self.pages(lane):
+            yield from page.waiting
+
+    def pages(self, lane: str, most: int = PAGE_OPERATIONS) -> Iterator[Page]:
+        """The same in its pages, some of which may be empty. Each looks at ``most`` records at most."""
+        page = self.page(lane, most=most)
+        yield page
+        while page.goes_on is not None:
+            page = self.page(lane, page.goes_on, page.before, most)
+            yield page
+
+    def page(self, lane: str, index: int = 0, before: str | bytes = b"", most: int = PAGE_OPERATIONS) -> Page:
+        """One stretch, from ``index`` on; ``before`` is what the page before it gave: its record may have moved."""
+        packed = record.pack_id(before) if isinstance(before, str) and before else before
+        goes_on, last, now, flying, retry, *flat = self._journal.run("page", lane, index, packed, most, lanes=[lane])
+        entries = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        found = tuple(_waiting(lane, entry, now, bool(flying), retry) for entry in entries)
+        return Page(found, goes_on if goes_on >= 0 else None, last)
+
+    def find(self, lane: str, operation_id: str) -> tuple[Waiting, bytes] | None:
+        """One operation of a lane, as ``waiting`` gives it, and its whole record."""
+        _, *rest = self._journal.search("find", lane, operation_id)
+        if not rest:
+            return None
+        raw, index, now, flying, retry = rest
+        return _waiting(lane, (index, len(raw), raw), now, bool(flying), retry), raw
+
+    def length(self, lane: str) -> int:
+        """Records in a lane, tombstones included."""
+        return int(self._journal.store.command("LLEN", self._journal.keys.lane(lane)))
+
+    def count(self, lane: str) -> int:
+        """Operations in a lane."""
+        tombstones = self._journal.store.command("HGET", self._journal.keys.cancelled, lane)
+        return max(0, self.length(lane) - int(tombstones or 0))
+
+    def records(self, lane: str, index: int, count: int) -> list[bytes]:
+        """Some records as they are stored."""
+        found: list[bytes] = self._journal.store.command(
+            "LRANGE", self._journal.keys.lane(lane), index, index + count - 1
+        )
+        return found
+
+    def reseal(self, lane: str, last: int, parts: Sequence[tuple[str, bytes, bytes]]) -> int:
+        """Put other sealed parts into records: id, first bytes of the sealed part as it was, the new one."""
+        flat: list[Argument] = []
+        for operation_id, was, sealed in parts:
+            flat += [record.pack_id(operation_id), was, sealed]
+        return int(self._journal.run("reseal", lane, last, *flat, lanes=[lane]))
+
+    def swap(self, key: str, was: bytes, value: bytes) -> bool:
+        """Replace a string's value where it is still what it was; its time to live stays."""
+        return bool(self._journal.run("swap", was, value, keys=[key]))
+
+    def clear(self, lane: str, most: int) -> tuple[int, int]:
+        """Take at most ``most`` records off a lane's front: operations and records taken in this step."""
+        taken, seen = self._journal.run("clear", lane, min(most, CLEAR_RECORDS), lanes=[lane])
+        return taken, seen
+
+    def waiting_since(self, journal_ms: int) -> list[str]:
+        """Some lanes whose heads were accepted until then, the longest waiting first."""
+        keys = self._journal.keys
+        found = self._journal.store.command("ZRANGEBYSCORE", keys.oldest, "-inf", journal_ms, "LIMIT", 0, LANES_AT_ONCE)
+        return [lane.decode() for lane in found]
+
+    def journal_ms(self) -> int:
+        """Journal time as it was last written."""
+        return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "now") or 0)
+
+    # --- dead letters
+
+    def letters(self, after: int = 0) -> Iterator[DeadLetter]:
+        """The dead letters in the order in which they died, read in pages."""
+        while after >= 0:
+            after, *flat = self._journal.run("letters", after, PAGE_LETTERS)
+            for at in range(0, len(flat), _LETTER_FIELDS):
+                yield _letter(flat[at : at + _LETTER_FIELDS])
+
+    def find_letter(self, operation_id: str) -> DeadLetter | None:
+        """The dead letter with that id."""
+        score = self._journal.store.command("ZSCORE", self._journal.keys.dead_index, record.pack_id(operation_id))
+        if score is None and (damaged := _DAMAGED.fullmatch(operation_id)):
+            score = damaged[1]
+        if score is None:
+            return None
+        found = next(self.letters(after=int(float(score)) - 1), None)
+        return found if found is not None and found.id == operation_id else None
+
+    def letter(self, member: bytes) -> LetterBody | None:
+        """One dead letter whole."""
+        value = self._journal.store.command("HGET", self._journal.keys.dead, member)
+        return None if value is None else read_letter(value)
+
+    def reseal_letter(self, member: bytes, was: bytes, detail: bytes, sealed: bytes) -> bool:
+        """Put other sealed parts into a dead letter, unless it has changed since it was read."""
+        return bool(self._journal.run("reseal_letter", member, was, detail, sealed))
+
+    def replay(self, letters: Sequence[tuple[DeadLetter, bytes]], end: End) -> tuple[int, bool]:
+        """Put dead letters back, each with another sealed part or b"". Gives how many went, and whether to wake.
+
+        At the head each goes in front of the one before: give them in reverse.
+        """
+        lanes = list(dict.fromkeys(letter.lane for letter, _ in letters))
+        flat: list[Argument] = []
+        for letter, sealed in letters:
+            flat += [lanes.index(letter.lane) + 1, letter.lane, letter.member, sealed]
+        once_ms = self._journal.once_ms
+        woken, count, *_ = self._journal.run("replay", end, _WAKE_MS, once_ms, *flat, lanes=lanes)
+        return count, bool(woken)
+
+    def drop(self, letters: Sequence[DeadLetter]) -> tuple[int, bool]:
+        """Delete dead letters for good. Gives how many were there, and whether to wake."""
+        lanes = list(dict.fromkeys(letter.lane for letter in letters))
+        flat: list[Argument] = []
+        for letter in letters:
+            flat += [lanes.index(letter.lane) + 1, letter.lane, letter.member]
+        woken, count = self._journal.run("drop", _WAKE_MS, *flat, lanes=lanes)
+        return count, bool(woken)
+
+    # --- holds
+
+    def hold(self, lane: str, why: str = PAUSED, for_s: float = 0.0) -> tuple[bool, bool]:
+        """Hold a lane: whether that changed something, and whether an operation of it is being sent."""
+        changed, flying, _ = self._journal.run("hold", lane, why, 1, round(for_s * 1000), _WAKE_MS, lanes=[lane])
+        return bool(changed), bool(flying)
+
+    def let_go(self, lane: str, why: str = PAUSED) -> tuple[bool, bool]:
+        """Let a lane go on: whether that changed something, and whether to wake somebody."""
+        changed, _, woken = self._journal.run("hold", lane, why, 0, 0, _WAKE_MS, lanes=[lane])
+        return bool(changed), bool(woken)
+
+    def held(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The held lanes, and what each waits for."""
+        cursor = b"0"
+        while True:
+            cursor, found = self._journal.store.command(
+                "HSCAN", self._journal.keys.held, cursor, "COUNT", LANES_AT_ONCE
+            )
+            for lane, lines in zip(found[::2], found[1::2], strict=True):
+                yield lane.decode(), tuple(line.partition(" ")[2] for line in lines.decode().split("\n"))
+            if cursor == b"0":
+                return
+
+    def in_flight(self, lane: str | None = None) -> int:
+        """How many lanes somebody holds a claim on, of all or of this one."""
+        return sum(lane in (None, name) for name in self._journal.claims())
+
+    # --- the audit log
+
+    def note(self, who: str, what: str, which: str, result: str = "") -> None:
+        """Write down what a person did."""
+        self._journal.run("audit", AUDIT_NOTES, who, what, which, result, keys=[self._journal.keys.audit])
+
+    def notes(self, most: int) -> list[dict[str, str]]:
+        """The newest notes of the audit log, the newest first."""
+        found = self._journal.store.command("XREVRANGE", self._journal.keys.audit, "+", "-", "COUNT", most)
+        return [_pairs(fields) for _, fields in found]
+
+
+_WAKE_MS = round(WAKE_S * 1000)
+_LETTER_FIELDS = 9
+_DAMAGED = re.compile(DAMAGED + r"([0-9]{1,15})")
+
+
+def _pairs(fields: Sequence[bytes]) -> dict[str, str]:
+    text = [field.decode("utf-8", "replace") for field in fields]
+    return dict(zip(text[::2], text[1::2], strict=True))
+
+
+def _waiting(lane: str, entry: tuple[int, int, bytes], now: int, flying: bool, retry: bytes) -> Waiting:
+    index, size, clear = entry
+    try:
+        found = record.parse(clear)
+    except CorruptRecord:
+        return Waiting("?", lane, "pending", 0.0, size, 0, "corrupt", None, None, False, "", index)
+    retries, next_try_ms, reason = _retry(retry, found.id) if index == 0 else (0, 0, "")
+    state: State = "syncing" if flying and index == 0 else "retrying" if retries else "pending"
+    due = max(found.due_ms, next_try_ms)
+    return Waiting(
+        id=found.id,
+        lane=lane,
+        state=state,
+        age_s=max(0, now - found.accepted_ms) / 1000,
+        size=size,
+        retries=retries,
+        last_error=reason,
+        next_try_in_s=max(0, due - now) / 1000 if due else None,
+        expires_in_s=(found.expires_ms - now) / 1000 if found.expires_ms else None,
+        halts=found.halts,
+        key_id=found.sealed[:KEY_ID_BYTES].hex(),
+        index=index,
+    )
+
+
+def _retry(state: bytes, operation_id: str) -> tuple[int, int, str]:
+    """Retries, time of the next try (ms) and last error of a head; see ``lua/_prelude.lua``."""
+    fields = state.split(b" ", 5)
+    if len(fields) < 6 or read_id(fields[5]) != operation_id:
+        return 0, 0, ""
+    return int(fields[0]), int(fields[3]), fields[4].decode()
+
+
+def _letter(fields: Sequence[Any]) -> DeadLetter:
+    number, size, lane, reason, retries, died, clear, member, detail_key = fields
+    try:
+        found = record.parse(clear)
+        operation_id, key_id, halts = found.id, found.sealed[:KEY_ID_BYTES].hex(), found.halts
+        if record.pack_id(operation_id) != member:
+            raise CorruptRecord("its id is damaged")
+    except (CorruptRecord, UnicodeDecodeError):
+        operation_id, key_id, halts = f"{DAMAGED}{number}", "", False
+    return DeadLetter(
+        number=number,
+        id=operation_id,
+        lane=lane.decode(),
+        reason=reason.decode(),
+        retries=retries,
+        died_ms=died,
+        size=size,
+        key_id=key_id,
+        detail_key_id=detail_key.hex(),
+        halts=halts,
+        member=member,
+    )
+
+
+def read_letter(value: bytes) -> LetterBody:
+    """Read a dead letter; its form stands in ``lua/_prelude.lua``."""
+    lane, rest = value[1 : 1 + value[0]], value[1 + value[0] :]
+    reason, rest = rest[1 : 1 + rest[0]], rest[1 + rest[0] :]
+    retries, rest = struct.unpack(">I", rest[:4])[0], rest[4:]
+    died, rest = int.from_bytes(rest[:6], "big"), rest[6:]
+    length, rest = struct.unpack(">I", rest[:4])[0], rest[4:]
+    return LetterBody(lane.decode(), reason.decode(), retries, died, rest[:length], rest[length:], value)
