@@ -11,22 +11,14 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import requests
-import urllib3
 
-from fluxy_sync.delivery import (
-    ANSWER_BYTES,
-    REDIRECTS,
-    DeadlinePassed,
-    Flight,
-    GuardedAdapter,
-    boottime,
-    flying,
-    judge_error,
-)
+from fluxy_sync.delivery import REDIRECTS, what_happened
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.flight import NETWORK_ERRORS, Flight, GuardedAdapter, boottime, flying, read_body
 from fluxy_sync.journal import Journal, Tick
 from fluxy_sync.operation import origin_of
 from fluxy_sync.settings import Settings
+from fluxy_sync.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +33,15 @@ PROBE_ANSWER_S = 5.0  # beyond the connect timeout
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
-    """``connected`` without ``online`` means a wrong answer: the link is there, the upstream isn't itself."""
+    """``connected`` without ``online`` means a wrong answer: the link is there, the upstream isn't itself.
+
+    ``date`` is the answer's, by the upstream's clock; empty where it has none.
+    """
 
     online: bool
     connected: bool
     reason: str
+    date: str = ""
 
 
 class Expectation(msgspec.Struct, frozen=True):
@@ -91,7 +87,10 @@ class Probe:
         self._url = settings.probe_url or f"{settings.upstream_url}/"
         self._expect = Expectation.parse(settings.probe_expect)
         self._connect_timeout_s = settings.connect_timeout_s
-        self._adapter = GuardedAdapter(max_retries=0)
+        tls = Tls.of(settings)
+        if not settings.upstream or not self._same_origin(settings.upstream):
+            tls = tls.anonymous
+        self._adapter = GuardedAdapter(tls, settings.connect_timeout_s, PROBE_ANSWER_S)
 
     def ask(self) -> ProbeResult:
         """Probe once; never raises for what the network does."""
@@ -109,13 +108,10 @@ class Probe:
         flight = Flight(claim_ends=float("inf"), deadline=boottime() + self._connect_timeout_s + PROBE_ANSWER_S)
         try:
             with flying(flight):
-                response = self._adapter.send(
-                    self._request(), stream=True, timeout=(self._connect_timeout_s, PROBE_ANSWER_S), verify=True
-                )
-                with response:
-                    body = response.raw.read(ANSWER_BYTES, decode_content=False)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, DeadlinePassed, OSError) as error:
-            return ProbeResult(False, False, judge_error(error).reason)
+                response = self._adapter.send(self._request())
+                body = read_body(response)
+        except NETWORK_ERRORS as error:
+            return ProbeResult(False, False, what_happened(error, wrote=flight.wrote).reason)
         return self._judge(response, body)
 
     def _request(self) -> requests.PreparedRequest:
@@ -125,12 +121,13 @@ class Probe:
         return requests.Request(method, self._url, headers=headers).prepare()
 
     def _judge(self, response: requests.Response, body: bytes) -> ProbeResult:
+        date = response.headers.get("Date", "")
         location = response.headers.get("Location") if response.status_code in REDIRECTS else None
         if location is not None and not self._same_origin(location):
-            return ProbeResult(False, True, "captive-portal")
+            return ProbeResult(False, True, "captive-portal", date)
         if self._expect.accepts(response.status_code, response.headers, body):
-            return ProbeResult(True, True, str(response.status_code))
-        return ProbeResult(False, True, f"wrong-answer-{response.status_code}")
+            return ProbeResult(True, True, str(response.status_code), date)
+        return ProbeResult(False, True, f"wrong-answer-{response.status_code}", date)
 
     def _same_origin(self, location: str) -> bool:
         try:
@@ -170,6 +167,20 @@ class Link:
             logger.warning("The upstream is unreachable (%s): deliveries pause, everything queued is kept.", reason)
             self._announce("pause")
 
+    def refuse(self, reason: str) -> None:
+        """The upstream refuses the credentials. Consumers listen on: now and then one operation is let through."""
+        if self._journal.close_gate("unauthorized", reason):
+            logger.error(
+                "The upstream refuses the credentials (%s): everything queued is kept; check FLUXY_SYNC_AUTH_*. "
+                "Deliveries go on by themselves when they work again.",
+                reason,
+            )
+
+    def take(self) -> None:
+        """The upstream takes the credentials again."""
+        if self._journal.open_gate("unauthorized"):
+            logger.info("The upstream takes the credentials again: deliveries go on.")
+
     def open(self) -> None:
         """The link is back; claims begin within the jitter, so that many gateways don't return at once."""
         if self._journal.open_gate("offline", opens_in_s=random.uniform(0, OPENING_JITTER_S)):  # noqa: S311 -- jitter
@@ -192,7 +203,7 @@ class Watch:
         role: Literal["beat", "steward"],
         name: str,
         interval_s: float,
-        wake: Callable[[], None],
+        wake: Callable[[], object],
     ) -> None:
         self.journal, self.link, self._role, self._name = journal, link, role, name
         self._interval_s = interval_s
@@ -225,23 +236,23 @@ class Watch:
         delivered = tick.delivered_ago_s
         if tick.gate == "open" and not self._failures and delivered is not None and delivered < self._interval_s:
             return False
-        return time.monotonic() - self._last_probe >= self._pause_s(tick.gate)
+        return time.monotonic() - self._last_probe >= self._pause_s(offline=tick.offline)
 
-    def _pause_s(self, gate: str) -> float:
+    def _pause_s(self, *, offline: bool) -> float:
         """Seconds between two probes; a little less than whole ticks, as looks come a hair early or late."""
         if self._wrong_answers:
             return min(OFFLINE_PROBE_S * 2.0 ** (self._wrong_answers - 1), WRONG_ANSWER_CAP_S) - TICK_SLACK_S
-        return (OFFLINE_PROBE_S if gate == "offline" or self._failures else self._interval_s) - TICK_SLACK_S
+        return (OFFLINE_PROBE_S if offline or self._failures else self._interval_s) - TICK_SLACK_S
 
     def _probe(self, tick: Tick) -> None:
         self._last_probe = time.monotonic()
         try:
-            if self.journal.win_probe(self._pause_s(tick.gate)):
-                self._judge(self.link.probe(), was_open=tick.gate != "offline")
+            if self.journal.win_probe(self._pause_s(offline=tick.offline)):
+                self._judge(self.link.probe(), was_online=not tick.offline)
         except StorageUnavailable as error:
             logger.warning("The upstream was not probed: %s", error)
 
-    def _judge(self, result: ProbeResult, *, was_open: bool) -> None:
+    def _judge(self, result: ProbeResult, *, was_online: bool) -> None:
         self._wrong_answers = self._wrong_answers + 1 if result.connected and not result.online else 0
         if result.online:
             self._failures = 0
@@ -250,5 +261,5 @@ class Watch:
                 self._wake()
             return
         self._failures += 1
-        if not was_open or self._failures >= IDLE_FAILURES:
+        if not was_online or self._failures >= IDLE_FAILURES:
             self.link.close(result.reason)

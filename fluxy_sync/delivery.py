@@ -1,146 +1,65 @@
 """One HTTP exchange -> Outcome."""
 
-import contextlib
-import contextvars
 import email.utils
 import hashlib
-import socket
-import threading
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import urljoin
 
 import msgspec
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from fluxy_sync.errors import FluxySyncError
-from fluxy_sync.operation import JsonBody, Outcome, Verdict, origin_of
+from fluxy_sync.credentials import Credentials, credentials_of
+from fluxy_sync.flight import (
+    NETWORK_ERRORS,
+    ClaimEnded,
+    CredentialsError,
+    DeadlinePassed,
+    Flight,
+    GuardedAdapter,
+    boottime,
+    flying,
+    read_body,
+)
+from fluxy_sync.operation import JsonBody, Outcome, origin_of
+from fluxy_sync.outcome import (
+    RETRYABLE,
+    Answer,
+    Happened,
+    Lost,
+    NoConnection,
+    NoCredentials,
+    Rules,
+    Unsendable,
+    outcome_of,
+)
 from fluxy_sync.settings import Settings
+from fluxy_sync.tls import Tls
+
+__all__ = [
+    "RETRY_AFTER_CAP_S",
+    "ClaimEnded",
+    "DeadlinePassed",
+    "Delivery",
+    "Flight",
+    "Reply",
+    "Request",
+    "Stamp",
+    "boottime",
+    "build_request",
+    "fence_scope",
+    "retry_after_s",
+    "what_happened",
+]
 
 RETRY_AFTER_CAP_S = 300.0
-UNAUTHORIZED_PAUSE_S = 30.0
-ANSWER_BYTES = 64 * 1024  # read at most this much of an answer; a longer one costs its connection
 DETAIL_BYTES = 1024  # of a refusing answer, kept sealed with the dead letter
 MAX_REDIRECTS = 5
-RETRYABLE = frozenset({408, 425, 429})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 KEEPS_METHOD = frozenset({307, 308})
 USER_AGENT = "fluxy-sync"
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def boottime() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, where the platform has one."""
-    return time.clock_gettime(_CLOCK)
-
-
-class ClaimEnded(FluxySyncError):
-    """The claim ran out before the request was written; nothing was sent."""
-
-
-class DeadlinePassed(FluxySyncError):
-    """The exchange's total deadline passed before the request was written; nothing was sent."""
-
-
-class Flight:
-    """One operation under way: until when it may be written, and until when it may last (boottime seconds)."""
-
-    def __init__(self, claim_ends: float, deadline: float) -> None:
-        self.claim_ends = claim_ends
-        self.deadline = deadline
-        self._socket: socket.socket | None = None
-        self._lock = threading.Lock()
-
-    def check(self) -> None:
-        """Raise ClaimEnded or DeadlinePassed where nothing may be written any more."""
-        now = boottime()
-        if now >= self.claim_ends:
-            raise ClaimEnded("the claim ended before the request was written; nothing was sent")
-        if now >= self.deadline:
-            raise DeadlinePassed("the deadline passed before the request was written; nothing was sent")
-
-    def watch(self, sock: socket.socket | None) -> None:
-        """Note the socket that ``abort`` is to shut."""
-        with self._lock:
-            self._socket = sock
-
-    def abort(self) -> None:
-        """Wake the thread that waits for the upstream: the deadline passed."""
-        with self._lock:
-            if self._socket is not None:
-                try:
-                    self._socket.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    self._socket = None  # it was closed already
-
-
-_flight: contextvars.ContextVar[Flight | None] = contextvars.ContextVar("fluxy_sync_flight", default=None)
-
-
-@contextlib.contextmanager
-def flying(flight: Flight) -> Iterator[None]:
-    """Make the flight's limits hold for what this thread sends within."""
-    token = _flight.set(flight)
-    try:
-        yield
-    finally:
-        flight.watch(None)
-        _flight.reset(token)
-
-
-class _Guarded:
-    """Checks the claim's end before it connects, and again before it writes."""
-
-    sock: Any
-    auto_open: int
-
-    def connect(self) -> None:
-        flight = _flight.get()
-        if flight is not None:
-            flight.check()
-        super().connect()  # type: ignore[misc]
-
-    def send(self, data: Any) -> None:
-        if self.sock is None and self.auto_open:
-            self.connect()
-        flight = _flight.get()
-        if flight is not None:
-            flight.check()
-            flight.watch(self.sock)
-        super().send(data)  # type: ignore[misc]
-
-
-class _GuardedHTTP(_Guarded, HTTPConnection):
-    pass
-
-
-class _GuardedHTTPS(_Guarded, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _GuardedHTTP
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _GuardedHTTPS
-
-
-class GuardedAdapter(HTTPAdapter):
-    """A requests transport whose connections watch the flight's limits. It never repeats a request."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -187,80 +106,104 @@ def build_request(
     return Request(method, path if "://" in path else upstream + path, sent, body)
 
 
+class Reply(msgspec.Struct, frozen=True):
+    """What became of a request, and the upstream's answer to it, if one came.
+
+    Attributes:
+        headers: those that RESULT_HEADERS chooses, by lower-case names.
+        body: its first 64 KiB.
+        took_credentials: the answer shows that the upstream takes the gateway's credentials.
+    """
+
+    outcome: Outcome
+    headers: dict[str, str] = {}
+    body: bytes = b""
+    took_credentials: bool = False
+
+
 def retry_after_s(value: str | None, now: datetime) -> float | None:
     """Read a Retry-After field: seconds or an HTTP-date (RFC 9110, 10.2.3), capped at 300 s."""
     if value is None:
         return None
     if value.strip().isdecimal():
         return min(float(value), RETRY_AFTER_CAP_S)
+    at = _http_date(value)
+    return None if at is None else min(max(0.0, (at - now).total_seconds()), RETRY_AFTER_CAP_S)
+
+
+def _http_date(value: str) -> datetime | None:
     try:
         at = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return min(max(0.0, (at - now).total_seconds()), RETRY_AFTER_CAP_S)
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
-def judge(
-    status: int, *, retry_after: float | None = None, foreign_redirect: bool = False, detail: bytes = b""
-) -> Outcome:
-    """The outcome table for answers: a pure function of what the upstream said.
+def what_happened(error: Exception, *, wrote: bool = True) -> NoConnection | Lost | Unsendable:
+    """An exchange without an answer: what could not connect, and what was lost later.
 
     Args:
-        retry_after: the answer's Retry-After, in seconds.
-        foreign_redirect: it redirects to an origin that isn't allowed, as a captive portal does.
-        detail: the answer's first bytes.
+        wrote: something of the request may have left; before that, only a TLS handshake gets lost.
     """
-    if 200 <= status < 300:
-        return Outcome(Verdict.DELIVERED, str(status), status)
-    if foreign_redirect:
-        return Outcome(Verdict.UNREACHABLE, "captive-portal", status)
-    if status == 401:
-        return Outcome(Verdict.WAIT, "401", status, retry_after_s=UNAUTHORIZED_PAUSE_S)
-    if status in RETRYABLE or status >= 500 or (status == 409 and retry_after is not None):
-        return Outcome(Verdict.RETRY, str(status), status, retry_after_s=retry_after)
-    return Outcome(Verdict.DEAD, str(status), status, detail=detail)
-
-
-def judge_error(error: Exception) -> Outcome:
-    """The outcome table for exchanges without an answer: what could not connect, and what was lost later."""
     if isinstance(error, DeadlinePassed):
-        return Outcome(Verdict.UNREACHABLE, "connect-timeout")
+        return NoConnection("connect-timeout")
     if isinstance(error, (requests.exceptions.InvalidURL, urllib3.exceptions.LocationParseError)):
-        return Outcome(Verdict.DEAD, "invalid-url")
+        return Unsendable("invalid-url")
     if isinstance(error, requests.exceptions.SSLError):
-        return Outcome(Verdict.UNREACHABLE, "tls")
+        # Also while writing: under TLS 1.3 that is when a client learns that its certificate was refused.
+        return NoConnection("tls")
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return Outcome(Verdict.UNREACHABLE, "connect-timeout")
+        return NoConnection("connect-timeout")
     if isinstance(error, (requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
-        return Outcome(Verdict.RETRY, "read-timeout")
-    return _judge_connection_error(error)
+        return Lost("read-timeout") if wrote else NoConnection("tls")
+    happened = _of_connection_error(error)
+    return happened if wrote or isinstance(happened, NoConnection) else NoConnection("tls")
 
 
-def _judge_connection_error(error: Exception) -> Outcome:
+def _of_connection_error(error: Exception) -> NoConnection | Lost:
     cause = error.args[0] if error.args else None
     reason = getattr(cause, "reason", None)
     if isinstance(reason, urllib3.exceptions.NameResolutionError):
-        return Outcome(Verdict.UNREACHABLE, "dns")
+        return NoConnection("dns")
     if isinstance(reason, urllib3.exceptions.NewConnectionError):
         refused = isinstance(reason.__cause__ or reason.__context__, ConnectionRefusedError)
-        return Outcome(Verdict.UNREACHABLE, "refused" if refused else "no-route")
-    return Outcome(Verdict.RETRY, "connection-lost")
+        return NoConnection("refused" if refused else "no-route")
+    return Lost("connection-lost")
+
+
+class _Got(msgspec.Struct, frozen=True):
+    """An answer as it came."""
+
+    status: int
+    headers: CaseInsensitiveDict[str]
+    body: bytes
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """A date is told by the clock that wrote it: a gateway's own may be years off."""
+        value = self.headers.get("Retry-After")
+        if value is None:
+            return None
+        return retry_after_s(value, _http_date(self.headers.get("Date", "")) or datetime.now(UTC))
 
 
 class Delivery:
     """Sends requests: one kept-alive session per process and origin; credentials only to the upstream's origin.
 
     Args:
-        settings: the upstream, its allowed origins and the deadlines (connect, read, total; seconds).
+        settings: the upstream, its allowed origins, TLS, and the deadlines (connect, read, total; seconds).
+        credentials: the gateway's; made from the settings, for this process alone, where they aren't given.
+
+    Raises:
+        ConfigError: a file of the settings can't be read, or isn't what it should be.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, credentials: Credentials | None = None) -> None:
         self._settings = settings
         self.upstream = settings.upstream_url
         self.origin = origin_of(self.upstream)
-        self._timeouts = (settings.connect_timeout_s, settings.read_timeout_s)
+        self._tls = Tls.of(settings)
+        self._credentials = credentials or credentials_of(settings, self._tls)
         self._adapters: dict[str, GuardedAdapter] = {}
 
     def deadline_s(self, body_bytes: int) -> float:
@@ -271,80 +214,132 @@ class Delivery:
         """Whether an absolute URL leads to an allowed origin that isn't the upstream's."""
         return "://" in path and origin_of(path) != self.origin
 
-    def send(self, request: Request, flight: Flight) -> Outcome:
+    def send(self, request: Request, flight: Flight, *rules: Rules) -> Reply:
         """Send a request once, follow redirects that keep method and origin, and judge the answer.
+
+        Credentials that the upstream refuses are refreshed once, and the same request is sent again at once.
+
+        Args:
+            rules: overrides of the outcome table: the operation's own, then its task's.
 
         Raises:
             ClaimEnded: nothing was sent.
         """
+        got = None
         try:
             with flying(flight):
-                return self._follow(request)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, DeadlinePassed, OSError) as error:
-            if boottime() >= flight.deadline and not isinstance(error, DeadlinePassed):
-                return Outcome(Verdict.RETRY, "total-timeout")
-            return judge_error(error)
+                happened, got = self._follow(request, flight)
+        except CredentialsError as error:
+            happened = NoCredentials(error.reason)
+        except NETWORK_ERRORS as error:
+            happened = what_happened(error, wrote=flight.wrote)
+            if isinstance(happened, Lost) and boottime() >= flight.deadline:
+                happened = Lost("total-timeout")
+        outcome = outcome_of(happened, request.method, *rules)
+        if got is None:
+            return Reply(outcome)
+        return Reply(outcome, self._chosen(got), got.body, _took_credentials(happened))
 
-    def _follow(self, request: Request) -> Outcome:
+    def _chosen(self, got: _Got) -> dict[str, str]:
+        names = (name.lower() for name in self._settings.result_headers)
+        return {name: got.headers[name] for name in names if name in got.headers}
+
+    def _follow(self, request: Request, flight: Flight) -> tuple[Happened, _Got | None]:
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._exchange(request)
-            try:
-                answer = self._read(response)
-            finally:
-                response.close()
-            location = response.headers.get("Location") if response.status_code in REDIRECTS else None
-            if location is None:
-                retry_after = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
-                return judge(response.status_code, retry_after=retry_after, detail=answer[:DETAIL_BYTES])
-            target = urljoin(request.url, location)
-            if not self._may_go_to(target, request):
-                return judge(response.status_code, foreign_redirect=True)
-            if response.status_code not in KEEPS_METHOD and request.method not in ("GET", "HEAD"):
-                return judge(response.status_code, detail=answer[:DETAIL_BYTES])
+            got = self._ask(request, flight)
+            target = _target_of(got, request.url)
+            if target is not None and not self._is_allowed(target):
+                return Answer(got.status, foreign_redirect=True), None
+            if target is None or not _may_follow(got.status, request, target):
+                return self._answer(got, request), got
             request = msgspec.structs.replace(request, url=target)
-        return Outcome(Verdict.DEAD, "too-many-redirects")
+        return Unsendable("too-many-redirects"), None
 
-    def _may_go_to(self, target: str, request: Request) -> bool:
+    def _is_allowed(self, target: str) -> bool:
         try:
-            return origin_of(target) == origin_of(request.url)
+            return origin_of(target) in (self.origin, *self._settings.allowed_origins)
         except ValueError:
             return False
 
-    def _exchange(self, request: Request) -> requests.Response:
-        prepared = requests.PreparedRequest()
-        prepared.method, prepared.url, prepared.body = request.method, request.url, request.body
-        prepared.headers = CaseInsensitiveDict(request.headers)
-        prepared.hooks = default_hooks()
-        origin = origin_of(request.url)
-        if origin == self.origin:
-            self._add_credentials(prepared)
-        return self._adapter(origin).send(prepared, stream=True, timeout=self._timeouts, verify=True)
+    def _answer(self, got: _Got, request: Request) -> Answer:
+        return Answer(got.status, got.retry_after_s, ours=self._is_ours(request), detail=got.body[:DETAIL_BYTES])
 
-    def _add_credentials(self, prepared: requests.PreparedRequest) -> None:
-        bearer = self._settings.auth_bearer
-        if bearer is not None and "Authorization" not in prepared.headers:
-            prepared.headers["Authorization"] = f"Bearer {bearer.get_secret_value()}"
+    def _is_ours(self, request: Request) -> bool:
+        """Whether it is for the gateway's credentials: the upstream's, and without an Authorization of its own."""
+        own = any(name.lower() == "authorization" for name in request.headers)
+        return not own and origin_of(request.url) == self.origin
+
+    def _ask(self, request: Request, flight: Flight) -> _Got:
+        """One exchange; another one where the upstream refused credentials that could be refreshed."""
+        credentials = self._credentials
+        if credentials is None or not self._is_ours(request):
+            return self._exchange(_prepare(request))
+        prepared = _prepare(request)
+        used = credentials.add_to(prepared, flight)
+        got = self._exchange(prepared)
+        if got.status == 401 and _refreshed(credentials, used, flight):
+            prepared = _prepare(request)
+            credentials.add_to(prepared, flight)
+            got = self._exchange(prepared)
+        return got
+
+    def _exchange(self, prepared: requests.PreparedRequest) -> _Got:
+        response = self._adapter(origin_of(str(prepared.url))).send(prepared)
+        for hook in prepared.hooks["response"]:  # a user's AuthBase wants to see it, and may answer a challenge
+            response = hook(response) or response
+        return _Got(response.status_code, response.headers, read_body(response))
 
     def _adapter(self, origin: str) -> GuardedAdapter:
         adapter = self._adapters.get(origin)
         if adapter is None:
-            adapter = self._adapters[origin] = GuardedAdapter(max_retries=0)
+            tls = self._tls if origin == self.origin else self._tls.anonymous
+            timeouts = self._settings.connect_timeout_s, self._settings.read_timeout_s
+            adapter = self._adapters[origin] = GuardedAdapter(tls, *timeouts)
         return adapter
-
-    @staticmethod
-    def _read(response: requests.Response) -> bytes:
-        """The first bytes of the answer. One read to its end returns the connection to the pool."""
-        answer = b""
-        # Until nothing comes: only then urllib3 says that a body ended too early.
-        while len(answer) < ANSWER_BYTES:
-            piece = response.raw.read(ANSWER_BYTES - len(answer), decode_content=False)
-            if not piece:
-                return answer
-            answer += piece
-        response.raw.close()
-        return answer
 
     def close(self) -> None:
         """Close all connections."""
         for adapter in self._adapters.values():
             adapter.close()
+        if self._credentials is not None:
+            self._credentials.close()
+
+
+def _prepare(request: Request) -> requests.PreparedRequest:
+    # By hand: most of what requests would do here costs time and has been done.
+    prepared = requests.PreparedRequest()
+    prepared.method, prepared.url, prepared.body = request.method, request.url, request.body
+    prepared.headers = CaseInsensitiveDict(request.headers)
+    prepared.hooks = default_hooks()
+    return prepared
+
+
+def _refreshed(credentials: Credentials, used: str, flight: Flight) -> bool:
+    try:
+        return credentials.refresh(used, flight)
+    except CredentialsError:
+        return False  # the upstream's refusal stands
+
+
+def _target_of(got: _Got, url: str) -> str | None:
+    """Where it redirects to; None if it doesn't, and nowhere if that can't be read."""
+    location = got.headers.get("Location") if got.status in REDIRECTS else None
+    if location is None:
+        return None
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
+
+
+def _may_follow(status: int, request: Request, target: str) -> bool:
+    keeps_method = status in KEEPS_METHOD or request.method in ("GET", "HEAD")
+    return keeps_method and origin_of(target) == origin_of(request.url)
+
+
+def _took_credentials(happened: Happened) -> bool:
+    if not isinstance(happened, Answer) or not happened.ours or happened.foreign_redirect:
+        return False
+    # What says "later" may come from a server in front of the one that looks at credentials.
+    refused = happened.status in (401, 407) or happened.status in RETRYABLE
+    return 200 <= happened.status < 300 or (400 <= happened.status < 500 and not refused)

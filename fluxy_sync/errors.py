@@ -51,6 +51,23 @@ class DeliveryFailed(FluxySyncError):
         self.reason = reason
 
 
+class ResultNotKept(FluxySyncError):
+    """Nothing was kept of the operation's answer: queue it with ``keep_result=True``."""
+
+
+class ResultTimeout(FluxySyncError, TimeoutError):
+    """The operation has no result yet; it is kept, and goes on."""
+
+
+class OperationFailed(FluxySyncError):
+    """The operation whose result was waited for was not delivered. ``reason`` is a status or a fixed code."""
+
+    def __init__(self, message: str, operation_id: str, reason: str) -> None:
+        super().__init__(message)
+        self.operation_id = operation_id
+        self.reason = reason
+
+
 class SealError(FluxySyncError):
     """A sealed record can't be opened."""
 

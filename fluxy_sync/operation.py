@@ -17,6 +17,7 @@ SYNC_OP = "fluxy_sync.sync_op"
 DEFAULT_LANE = "default"
 METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS")
 MAX_LANE_BYTES = 200
+MAX_ONCE_CHARACTERS = 500
 MAX_PATH_BYTES = 8192
 MAX_HEADERS_BYTES = 16 * 1024
 OWN_LANE_MARK = "~"  # starts the names of lanes that the engine makes for `lane=None`
@@ -40,7 +41,7 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is sealed: a task and its arguments. For ``sync_op``: method, path, headers and body of one request.
 
     ``options`` holds Celery's own message options (links, chain, group ...) as JSON text; ``generation`` counts the
-    times the body was changed after it was accepted.
+    times the body was changed after it was accepted; ``outcomes`` overrides rows of the outcome table.
     """
 
     args: tuple[Any, ...] = msgspec.field(default=(), name="a")
@@ -49,6 +50,7 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: RetryPolicy | None = msgspec.field(default=None, name="p")
     options: str = msgspec.field(default="", name="o")
     generation: int = msgspec.field(default=0, name="g")
+    outcomes: dict[str, str] = msgspec.field(default_factory=dict, name="u")
 
     def encode(self) -> bytes:
         """Serialise to MessagePack.
@@ -90,6 +92,7 @@ class Verdict(enum.StrEnum):
     DELIVERED = "delivered"
     RETRY = "retry"  # counted; waits for its policy's pause
     UNREACHABLE = "unreachable"  # the link; counted only if a probe succeeds afterwards
+    UNAUTHORIZED = "unauthorized"  # the gateway's credentials; not counted, the gate closes
     WAIT = "wait"  # not counted
     HOLD = "hold"  # until somebody acts, or it is offered again
     DEAD = "dead"
@@ -98,14 +101,15 @@ class Verdict(enum.StrEnum):
 class Outcome(msgspec.Struct, frozen=True):
     """The result of one try. ``reason`` is a status or a fixed code without spaces, never a payload.
 
-    ``retry_after_s`` is the upstream's floor under the next pause; ``detail`` the first bytes of a refusing answer,
-    to be sealed before it is stored.
+    ``retry_after_s`` is the upstream's floor under the next pause, of the whole upstream with ``whole_upstream``;
+    ``detail`` the first bytes of a refusing answer, to be sealed before it is stored.
     """
 
     verdict: Verdict
     reason: str
     status: int | None = None
     retry_after_s: float | None = None
+    whole_upstream: bool = False
     detail: bytes = b""
 
 
@@ -136,6 +140,15 @@ def check_operation_id(operation_id: str) -> str:
             "leave it out to get a UUID; nothing was accepted"
         )
     return operation_id
+
+
+def check_once(once: object) -> str:
+    """Return a once key: text of 1 to 500 characters."""
+    if not isinstance(once, str) or not 1 <= len(once) <= MAX_ONCE_CHARACTERS:
+        raise InvalidOperation(
+            f"once= takes a text of 1 to {MAX_ONCE_CHARACTERS} characters, e.g. 'invoice:42'; nothing was accepted"
+        )
+    return once
 
 
 def check_lane(lane: str | None, operation_id: str) -> str:
@@ -196,7 +209,7 @@ def _check_origin(url: str, origins: tuple[str, ...]) -> None:
     except ValueError:
         raise InvalidOperation("a path starts with '/', e.g. '/api/posts'; nothing was accepted") from None
     if parts.username is not None or parts.password is not None:
-        raise InvalidOperation("a URL must not carry credentials; set FLUXY_SYNC_AUTH_BEARER; nothing was accepted")
+        raise InvalidOperation("a URL must not carry credentials; set FLUXY_SYNC_AUTH_*; nothing was accepted")
     if origin not in origins:
         raise InvalidOperation(
             "the URL leads to another origin than the upstream's; use a path, or add the origin to "

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -28,8 +28,18 @@ DEFAULT_MAX_BODY_BYTES = 1024 * 1024
 LARGEST_BODY_BYTES = 64 * 1024 * 1024
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _STORE_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+_SECRETS = {
+    "auth_bearer": (re.compile(r"[!-~]+"), "use one token of printable ASCII characters without spaces"),
+    "auth_basic": (re.compile(r"[^:\x00-\x1f\x7f]*:[^\x00-\x1f\x7f]*"), "use user:password on one line"),
+    "auth_oauth2_client_secret": (re.compile(r"[^\x00-\x1f\x7f]+"), "use text on one line"),
+}
+_AUTH_KINDS = ("auth_bearer", "auth_basic", "auth_oauth2_token_url", "auth_requests")
+_OAUTH2_NEEDS = ("auth_oauth2_token_url", "auth_oauth2_client_id", "auth_oauth2_client_secret")
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Durability = Literal["always", "everysec", "waitaof"]
+OnFull = Literal["reject", "drop_oldest"]
+OnDead = Literal["go_on", "halt"]
 
 
 def default_data_dir() -> Path:
@@ -61,7 +71,13 @@ class SecretFiles(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """All settings, validated. Durations are seconds, sizes bytes. Secrets are masked in ``repr``."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
     redis_url: SecretStr | None = None
     broker_url: SecretStr | None = None
@@ -71,21 +87,44 @@ class Settings(BaseSettings):
     probe_expect: str | None = None
     probe_interval_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
     keys: SecretStr | None = None
+    keys_file: Path | None = None
     namespace: str = "fluxy"
     node: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9_.-]{1,200}$")
     worker_concurrency: int = Field(default=2, ge=1, le=1024)
     imports: Annotated[tuple[str, ...], NoDecode] = ()
     max_pending: int = Field(default=0, ge=0)
+    max_lane_pending: int = Field(default=0, ge=0)
     max_bytes: int = Field(default=0, ge=0)
+    on_full: OnFull = "reject"
     max_body_bytes: int = Field(default=DEFAULT_MAX_BODY_BYTES, ge=1, le=LARGEST_BODY_BYTES)
     durability: Durability = "always"
     accept_unsealed: bool = False
+    expires_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    on_dead: OnDead = "go_on"
+    once_window_s: float = Field(default=86_400.0, ge=0, allow_inf_nan=False)
+    result_ttl_s: float = Field(default=86_400.0, ge=1, allow_inf_nan=False)
+    result_headers: Annotated[tuple[str, ...], NoDecode] = ("content-type", "etag", "last-modified", "location")
     auth_bearer: SecretStr | None = None
+    auth_basic: SecretStr | None = None
+    auth_oauth2_token_url: str | None = None
+    auth_oauth2_client_id: str | None = None
+    auth_oauth2_client_secret: SecretStr | None = None
+    auth_oauth2_scope: str | None = None
+    auth_requests: str | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    ca_bundle: Path | None = None
     connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     read_timeout_s: float = Field(default=25.0, gt=0, allow_inf_nan=False)
     total_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     data_dir: Path = Field(default_factory=default_data_dir)
     dashboard_port: int = Field(default=5555, ge=0, le=65535)
+
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self._given = frozenset(values)
 
     @classmethod
     def settings_customise_sources(
@@ -98,7 +137,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, SecretFiles(settings_cls)
 
-    @field_validator("allowed_origins", "imports", mode="before")
+    @field_validator("allowed_origins", "imports", "result_headers", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
@@ -150,6 +189,45 @@ class Settings(BaseSettings):
                 origin_of(parts)
         return value
 
+    @field_validator(*_SECRETS)
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
+        if value is not None:
+            form, sentence = _SECRETS[info.field_name]
+            if not form.fullmatch(value.get_secret_value()):
+                raise ValueError(sentence)
+        return value
+
+    @field_validator("auth_oauth2_token_url")
+    @classmethod
+    def _check_token_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            origin_of(parts)
+            if parts.username or parts.fragment:
+                raise ValueError("use a URL without a user and a fragment")
+        return value
+
+    @field_validator("auth_requests")
+    @classmethod
+    def _check_import_path(cls, value: str | None) -> str | None:
+        if value is not None and not _IMPORT_PATH.fullmatch(value):
+            raise ValueError("use module:attribute, e.g. mygateway.auth:SignedRequests")
+        return value
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> "Settings":
+        kinds = [name for name in _AUTH_KINDS if getattr(self, name) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"{_variable(kinds[0])} and {_variable(kinds[1])} are both set; unset one of them")
+        if any(getattr(self, name) is not None for name in (*_OAUTH2_NEEDS, "auth_oauth2_scope")):
+            missing = [_variable(name) for name in _OAUTH2_NEEDS if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"FLUXY_SYNC_AUTH_OAUTH2_* is set without {missing[0]}; set it too")
+        if self.client_key is not None and self.client_cert is None:
+            raise ValueError("FLUXY_SYNC_CLIENT_KEY is set without FLUXY_SYNC_CLIENT_CERT; set it too")
+        return self
+
     @model_validator(mode="after")
     def _check_deadlines(self) -> "Settings":
         if self.total_timeout_s < self.connect_timeout_s:
@@ -194,7 +272,20 @@ class Settings(BaseSettings):
     @property
     def key_texts(self) -> tuple[str, ...]:
         """The ring's keys as base64url text, the sealing key first; empty if none is set."""
-        return tuple(self.keys.get_secret_value().replace(",", " ").split()) if self.keys else ()
+        if self.keys is not None:
+            return split_keys(self.keys.get_secret_value())
+        return read_keys(self.keys_file) if self.keys_file else ()
+
+    def read_again(self, name: str) -> SecretStr | None:
+        """What a secret's file holds now; None where the secret was given itself, or its file holds none."""
+        path = os.environ.get(f"{_variable(name)}_FILE")
+        if path is None or name in self._given:
+            return None
+        try:
+            text = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None  # it is just being replaced: what was read before stays, and the next refusal looks again
+        return SecretStr(text) if _SECRETS[name][0].fullmatch(text) else None
 
     @property
     def upstream_url(self) -> str:
@@ -210,6 +301,27 @@ class Settings(BaseSettings):
         return self.upstream
 
 
+def _variable(name: str) -> str:
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+def split_keys(text: str) -> tuple[str, ...]:
+    """A ring as text, the sealing key first: separated by commas, spaces or line ends."""
+    return tuple(text.replace(",", " ").split())
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """The ring in a file.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    try:
+        return split_keys(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the key file {path} can't be read; run as the gateway's user") from error
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the environment; without FLUXY_SYNC_REDIS_URL, what `up` left under the data directory fills the gaps.
 
@@ -220,6 +332,8 @@ def load_settings(**overrides: Any) -> Settings:
     if settings.redis_url is not None:
         return settings
     found = _gateway_of(settings.data_dir)
+    if settings.keys is not None:
+        found.pop("keys_file", None)  # the ring that was given isn't that file's
     return read_environment(**{k: v for k, v in found.items() if k not in settings.model_fields_set}, **overrides)
 
 
@@ -251,6 +365,7 @@ def _gateway_of(data_dir: Path) -> dict[str, Any]:
         ) from error
     try:
         found["keys"] = (data_dir / KEYS_FILE).read_text(encoding="utf-8").strip()
+        found["keys_file"] = data_dir / KEYS_FILE
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -79,7 +79,7 @@ def delivery(server: Silent, tmp_path: Path) -> Iterator[Delivery]:
 
 def send(delivery: Delivery, flight: Flight) -> Outcome:
     stamp = Stamp("key", 1, 1, "scope")
-    return delivery.send(build_request(delivery.upstream, "POST", "/", b"{}", {}, stamp), flight)
+    return delivery.send(build_request(delivery.upstream, "POST", "/", b"{}", {}, stamp), flight).outcome
 
 
 def test_nothing_connects_after_the_claim(delivery: Delivery, server: Silent) -> None:

@@ -29,12 +29,14 @@ def test_the_table_has_the_defaults(variable: str, default: str, text: str) -> N
         assert f"`{str(plain).lower()}`" in default
     elif isinstance(plain, (int, float, str)):
         assert f"`{plain:g}`" in default if isinstance(plain, float) else f"`{plain}`" in default
+    elif isinstance(plain, tuple) and plain:
+        assert default == ", ".join(f"`{part}`" for part in plain)
     else:
         assert "`" not in default or "`up`" in default or "`HEAD`" in default
     assert text.startswith("secret: ") == (variable in SECRETS)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/configuration.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/configuration.md", "docs/operating.md"])
 def test_links_lead_somewhere(document: str) -> None:
     """Each relative link names a file that exists."""
     path = ROOT / document
@@ -42,7 +44,7 @@ def test_links_lead_somewhere(document: str) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/operating.md"])
 def test_only_variables_that_exist_are_named(document: str) -> None:
     """A FLUXY_SYNC_ variable in a document is one that is read, or its _FILE."""
     named = set(re.findall(r"FLUXY_SYNC_[A-Z]+(?:_[A-Z]+)*", (ROOT / document).read_text()))

@@ -1,0 +1,343 @@
+"""An OAuth2 access token by client credentials (RFC 6749, section 4.4): one process fetches it, all use it."""
+
+import base64
+import contextlib
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import quote_plus
+
+import msgspec
+import requests
+from oauthlib.oauth2 import BackendApplicationClient
+
+from fluxy_sync.errors import ConfigError, SealError, StorageUnavailable
+from fluxy_sync.flight import (
+    NETWORK_ERRORS,
+    CredentialsError,
+    Flight,
+    GuardedAdapter,
+    boottime,
+    flying,
+    read_body,
+)
+from fluxy_sync.journal import Store
+from fluxy_sync.journal.keys import Keys
+from fluxy_sync.settings import Settings
+from fluxy_sync.tls import Tls
+from fluxy_sync.vault import Vault, associated_data
+
+logger = logging.getLogger(__name__)
+
+FETCH_TIMEOUT_S = 10.0
+TURN_S = 15.0  # how long one process may fetch while the others wait
+PAUSE_S = 5.0  # nobody fetches again within this of a fetch that failed, or whose token the upstream refused
+LOOK_S = 0.05
+DEFAULT_LIFETIME_S = 3600.0  # where the endpoint names none (RFC 6749, section 5.1: RECOMMENDED)
+LONGEST_LIFETIME_S = 30 * 86_400.0
+MARGIN = 0.1  # of its lifetime, at most MARGIN_S: no token is used so shortly before it ends
+MARGIN_S = 30.0
+EARLY = (
+    0.1  # of its lifetime: so long before its end it is replaced, so that a short outage of the endpoint costs nothing
+)
+UNREACHABLE = "token-unreachable"
+REFUSED = "token-refused"
+SHARING_ERRORS = (StorageUnavailable, ConfigError)  # no store, or no key to seal with
+_FETCHED, _FAILED = "fetched:", "failed:"
+_TOKEN = re.compile(r"[!-~]+")  # RFC 6749, appendix A.12, without the space: it must fit into a header
+
+
+class Token(msgspec.Struct, frozen=True):
+    """An access token as it is sealed and shared. ``lifetime_s``: how long it may be used, from when it was fetched."""
+
+    generation: str
+    access_token: str
+    lifetime_s: float
+
+    def __repr__(self) -> str:
+        return f"Token({self.generation})"
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A token in this process's hands, until ``ends`` (boottime seconds)."""
+
+    token: Token
+    ends: float
+
+    @property
+    def serves(self) -> bool:
+        return boottime() < self.ends
+
+    @property
+    def is_fresh(self) -> bool:
+        return boottime() < self.ends - EARLY * self.token.lifetime_s
+
+
+class TokenEndpoint:
+    """Asks for tokens. What is sent and what is answered is oauthlib's; how it is sent is ours."""
+
+    def __init__(self, settings: Settings, tls: Tls) -> None:
+        assert settings.auth_oauth2_token_url is not None
+        assert settings.auth_oauth2_client_id is not None
+        self._settings = settings
+        self._url = settings.auth_oauth2_token_url
+        self._client_id = settings.auth_oauth2_client_id
+        self._adapter = GuardedAdapter(tls, settings.connect_timeout_s, settings.read_timeout_s)
+
+    def fetch(self, flight: Flight) -> Token:
+        """Ask once, within the flight's deadline.
+
+        Raises:
+            CredentialsError: the endpoint can't be reached, or gives no token.
+        """
+        limits = Flight(float("inf"), min(flight.deadline, boottime() + FETCH_TIMEOUT_S))
+        try:
+            with flying(limits):
+                response = self._adapter.send(self._request())
+                body = read_body(response)
+        except NETWORK_ERRORS as error:
+            # Not `from error`: it holds the request, and that the secret.
+            raise self._failed(UNREACHABLE, type(error).__name__) from None
+        if response.status_code >= 500 or response.status_code == 429 or 300 <= response.status_code < 400:
+            raise self._failed(UNREACHABLE, str(response.status_code))
+        return self._read(body, response.status_code)
+
+    @staticmethod
+    def _failed(reason: str, detail: str) -> CredentialsError:
+        logger.warning("No access token could be got (%s, %s).", reason, detail)
+        return CredentialsError(reason)
+
+    def _request(self) -> requests.PreparedRequest:
+        scope = self._settings.auth_oauth2_scope
+        body = BackendApplicationClient(self._client_id).prepare_request_body(scope=scope)
+        headers = {
+            "Authorization": f"Basic {self._login()}",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "fluxy-sync",
+        }
+        return requests.Request("POST", self._url, headers=headers, data=body).prepare()
+
+    def _login(self) -> str:
+        """Id and secret, each form-encoded first (RFC 6749, section 2.3.1). A secret in a file is read each time."""
+        name = "auth_oauth2_client_secret"
+        secret = self._settings.read_again(name) or self._settings.auth_oauth2_client_secret
+        assert secret is not None
+        return base64.b64encode(
+            f"{quote_plus(self._client_id)}:{quote_plus(secret.get_secret_value())}".encode()
+        ).decode()
+
+    def _read(self, body: bytes, status: int) -> Token:
+        try:
+            # Without the scope: a server may grant another one, and says so (RFC 6749, section 3.3).
+            answer = BackendApplicationClient(self._client_id).parse_request_body_response(body.decode())
+            token = answer["access_token"]
+            usable_s = _usable_s(float(answer.get("expires_in") or 0) or DEFAULT_LIFETIME_S)
+            is_bearer = str(answer.get("token_type", "bearer")).lower().startswith("bearer")
+        except Exception as error:  # noqa: BLE001 -- whatever a server sends there, it is no token
+            raise self._failed(REFUSED, f"{status} {type(error).__name__}") from None
+        if not is_bearer or not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise self._failed(REFUSED, f"{status} not a bearer token")
+        return Token(secrets.token_hex(8), token, usable_s)
+
+    def close(self) -> None:
+        self._adapter.close()
+
+
+def _usable_s(lifetime_s: float) -> float:
+    lifetime_s = min(max(lifetime_s, 0.0), LONGEST_LIFETIME_S)
+    return lifetime_s - min(MARGIN * lifetime_s, MARGIN_S)
+
+
+class Place(Protocol):
+    """Where a token is kept, and whose turn it is to fetch one.
+
+    The turn is a text: the name of who fetches now, or for PAUSE_S what came of the last fetch.
+    """
+
+    def load(self) -> Held | None:
+        """The token, where one is kept that serves."""
+
+    def save(self, token: Token) -> None:
+        """Keep it as long as it may be used."""
+
+    def take_turn(self, name: str) -> str:
+        """Take the turn if nobody has it; returns whose it is now."""
+
+    def pass_turn(self, old: str, new: str, lasts_s: float) -> bool:
+        """Replace the turn if it still is ``old``; an empty ``new`` ends it."""
+
+
+class SharedPlace:
+    """In the store, sealed: for all processes of a namespace. Raises StorageUnavailable.
+
+    Args:
+        store, vault: asked for when they are needed.
+    """
+
+    _SCRIPT = (
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
+        "if ARGV[2] == '' then redis.call('DEL', KEYS[1]) "
+        "else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end return 1"
+    )
+
+    def __init__(self, namespace: str, store: Callable[[], Store], vault: Callable[[], Vault]) -> None:
+        self._keys = Keys(namespace)
+        self._context = associated_data(b"auth", namespace.encode())
+        self._store, self._vault = store, vault
+
+    def load(self) -> Held | None:
+        store = self._store()
+        sealed, left_ms = store.command("GET", self._keys.auth), store.command("PTTL", self._keys.auth)
+        if sealed is None or left_ms == -2:
+            return None
+        try:
+            token = msgspec.msgpack.decode(self._vault().open(sealed, self._context), type=Token)
+        except (SealError, msgspec.MsgspecError):
+            return None  # sealed with a key that this process hasn't, or changed: another one takes its place
+        # The store's clock may have gone back, or somebody made the key last: never longer than it was given.
+        left_s = token.lifetime_s if left_ms < 0 else min(left_ms / 1000, token.lifetime_s)
+        return Held(token, boottime() + left_s)
+
+    def save(self, token: Token) -> None:
+        lasts_ms = int(token.lifetime_s * 1000)
+        if lasts_ms > 0:
+            sealed = self._vault().seal(msgspec.msgpack.encode(token), self._context)
+            self._store().command("SET", self._keys.auth, sealed, "PX", lasts_ms)
+
+    def take_turn(self, name: str) -> str:
+        store, key = self._store(), self._keys.auth_lock
+        if store.command("SET", key, name, "NX", "PX", int(TURN_S * 1000)) is not None:
+            return name
+        found = store.command("GET", key)
+        return "" if found is None else found.decode()
+
+    def pass_turn(self, old: str, new: str, lasts_s: float) -> bool:
+        arguments = (self._keys.auth_lock, old, new, int(lasts_s * 1000))
+        return bool(self._store().command("EVAL", self._SCRIPT, 1, *arguments))
+
+
+class PrivatePlace:
+    """In this process alone: without a store, or while it is away."""
+
+    def __init__(self) -> None:
+        self._held: Held | None = None
+        self._turn, self._turn_ends = "", 0.0
+
+    def load(self) -> Held | None:
+        return self._held if self._held is not None and self._held.serves else None
+
+    def save(self, token: Token) -> None:
+        self._held = Held(token, boottime() + token.lifetime_s)
+
+    def take_turn(self, name: str) -> str:
+        if not self._turn or boottime() >= self._turn_ends:
+            self._turn, self._turn_ends = name, boottime() + TURN_S
+        return self._turn
+
+    def pass_turn(self, old: str, new: str, lasts_s: float) -> bool:
+        if self._turn != old:
+            return False
+        self._turn, self._turn_ends = new, boottime() + lasts_s
+        return True
+
+
+class AccessToken:
+    """The token of this process: taken from where all keep it, fetched by whoever comes first.
+
+    Args:
+        shared: None keeps it in this process alone.
+    """
+
+    def __init__(self, endpoint: TokenEndpoint, shared: Place | None) -> None:
+        self._endpoint = endpoint
+        self._private = PrivatePlace()
+        self._shared = shared or self._private
+        self._held: Held | None = None
+        self._lock = threading.Lock()
+
+    def get(self, flight: Flight) -> Token:
+        """A token that serves; replaced early enough that none ends on its way.
+
+        Raises:
+            CredentialsError: there is none to be had within the flight's deadline, or for now.
+        """
+        held = self._held
+        if held is not None and held.is_fresh:
+            return held.token
+        if held is None or not held.serves:
+            return self.replace("", flight)
+        try:
+            # While somebody fetches the next one, the present one serves.
+            return self.replace(held.token.generation, flight, waits=False)
+        except CredentialsError:
+            return held.token
+
+    def replace(self, used: str, flight: Flight, *, waits: bool = True) -> Token:
+        """A token of another generation than ``used``.
+
+        Raises:
+            CredentialsError: there is none to be had within the flight's deadline, or for now.
+        """
+        if not self._lock.acquire(timeout=flight.left_s if waits else 0):
+            raise CredentialsError(UNREACHABLE)
+        try:
+            held = self._held
+            if held is None or held.token.generation == used or not held.serves:
+                self._held = held = self._get(used, flight, waits=waits)
+            return held.token  # another thread may have got it while this one waited
+        finally:
+            self._lock.release()
+
+    def _get(self, used: str, flight: Flight, *, waits: bool) -> Held:
+        try:
+            return self._get_from(self._shared, used, flight, waits=waits)
+        except SHARING_ERRORS:
+            return self._get_from(self._private, used, flight, waits=waits)
+
+    def _get_from(self, place: Place, used: str, flight: Flight, *, waits: bool) -> Held:
+        name = secrets.token_hex(8)
+        while True:
+            held = place.load()
+            if held is not None and held.token.generation != used:
+                return held
+            turn = place.take_turn(name)
+            if turn.startswith(_FAILED):
+                raise CredentialsError(turn.removeprefix(_FAILED))
+            if turn == f"{_FETCHED}{used}":
+                raise CredentialsError(REFUSED)  # a new one was just fetched, and the upstream refuses that too
+            if turn == name or (turn.startswith(_FETCHED) and place.pass_turn(turn, name, TURN_S)):
+                return self._fetch_for_all(place, name, used, flight)
+            if not waits or boottime() + LOOK_S >= flight.deadline:
+                raise CredentialsError(UNREACHABLE)
+            time.sleep(LOOK_S)
+
+    def _fetch_for_all(self, place: Place, name: str, used: str, flight: Flight) -> Held:
+        result = ""
+        try:
+            held = place.load()  # another process may have been first
+            if held is None or held.token.generation == used:
+                held = self._fetch(place, flight)
+            result = f"{_FETCHED}{held.token.generation}"
+            return held
+        except CredentialsError as error:
+            result = f"{_FAILED}{error.reason}"
+            raise
+        finally:
+            with contextlib.suppress(*SHARING_ERRORS):  # then the turn ends by itself
+                place.pass_turn(name, result, PAUSE_S)
+
+    def _fetch(self, place: Place, flight: Flight) -> Held:
+        token = self._endpoint.fetch(flight)
+        held = Held(token, boottime() + token.lifetime_s)
+        with contextlib.suppress(*SHARING_ERRORS):  # then it serves this process alone
+            place.save(token)
+        return held
+
+    def close(self) -> None:
+        self._endpoint.close()

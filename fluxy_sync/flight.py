@@ -1,0 +1,287 @@
+"""A request under way: its limits, and the connections that keep to them."""
+
+import contextlib
+import contextvars
+import errno
+import http.client
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from fluxy_sync.errors import FluxySyncError
+from fluxy_sync.tls import Tls
+
+ANSWER_BYTES = 64 * 1024  # kept at most of an answer's body; a longer one costs its connection
+RECEIVED_BYTES = 1024 * 1024  # taken at most from the socket for one answer, its head and framing included
+MAX_INTERIM_ANSWERS = 100
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boottime() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where the platform has one."""
+    return time.clock_gettime(_CLOCK)
+
+
+class ClaimEnded(FluxySyncError):
+    """The claim ran out before the request was written; nothing was sent."""
+
+
+class DeadlinePassed(FluxySyncError):
+    """The exchange's total deadline passed before the request was written; nothing was sent."""
+
+
+class CredentialsError(FluxySyncError):
+    """The gateway's credentials could not be got; nothing was sent. ``reason`` is a fixed code."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+NETWORK_ERRORS = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    DeadlinePassed,
+    OSError,
+)
+"""What an exchange raises for what the network or the other side does."""
+
+
+class Flight:
+    """One operation under way: until when it may be written, and until when it may last (boottime seconds)."""
+
+    def __init__(self, claim_ends: float, deadline: float) -> None:
+        self.claim_ends = claim_ends
+        self.deadline = deadline
+        self.wrote = False  # something of the request under way may have left
+        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds to the deadline, and never none: a timeout of 0 has another meaning."""
+        return max(self.deadline - boottime(), 0.001)
+
+    def check(self) -> None:
+        """Raise ClaimEnded or DeadlinePassed where nothing may be written any more."""
+        now = boottime()
+        if now >= self.claim_ends:
+            raise ClaimEnded("the claim ended before the request was written; nothing was sent")
+        if now >= self.deadline:
+            raise DeadlinePassed("the deadline passed before the request was written; nothing was sent")
+
+    def watch(self, sock: socket.socket | None) -> None:
+        """Note the socket that ``abort`` is to shut."""
+        with self._lock:
+            self._socket = sock
+
+    def abort(self) -> None:
+        """Wake the thread that waits for the upstream: the deadline passed."""
+        with self._lock:
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    self._socket = None  # it was closed already
+
+
+class _Unheard(logging.Filter):
+    """urllib3 tells the path of each request at DEBUG: not of one that is under way here."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return _flight.get() is None
+
+
+_flight: contextvars.ContextVar[Flight | None] = contextvars.ContextVar("fluxy_sync_flight", default=None)
+
+
+for _name in ("connection", "connectionpool", "response"):
+    logging.getLogger(f"urllib3.{_name}").addFilter(_Unheard())
+
+
+@contextlib.contextmanager
+def flying(flight: Flight) -> Iterator[None]:
+    """Make the flight's limits hold for what this thread sends within."""
+    token = _flight.set(flight)
+    try:
+        yield
+    finally:
+        flight.watch(None)
+        _flight.reset(token)
+
+
+class _Incoming(io.RawIOBase):
+    """What comes for one answer: up to the flight's deadline, and RECEIVED_BYTES of it.
+
+    A timeout of the socket holds for each piece: without this, a byte now and then would last for ever.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._raw: Any = sock.makefile("rb", buffering=0)
+        self._flight = _flight.get()
+        self._left = RECEIVED_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._left <= 0:
+            raise OSError(errno.EMSGSIZE, "the answer is longer than anything that would be looked at")
+        with self._shortened():
+            count: int | None = self._raw.readinto(memoryview(buffer)[: self._left])
+        self._left -= count or 0
+        return count
+
+    @contextlib.contextmanager
+    def _shortened(self) -> Iterator[None]:
+        timeout = self._sock.gettimeout()
+        if self._flight is None or (timeout is not None and timeout <= self._flight.left_s):
+            yield
+            return
+        self._sock.settimeout(self._flight.left_s)
+        try:
+            yield
+        finally:
+            self._sock.settimeout(timeout)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Source:
+    """Stands for the socket where http.client wants only the file that it reads an answer from."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Incoming(self._sock))
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer read within the flight's limits."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_Source(sock), *args, **kwargs)  # type: ignore[arg-type]
+
+    def begin(self) -> None:
+        super().begin()
+        # Else urllib3 logs what it couldn't read of the head, with the URL.
+        self.msg.defects.clear()
+        self.msg.set_payload("")
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Skip all interim answers (RFC 9110, section 15.2), of which http.client only knows 100.
+
+        The real answer would be taken for that of the connection's next request.
+        """
+        for _ in range(MAX_INTERIM_ANSWERS):
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if found[1] >= 200 or found[1] == http.client.SWITCHING_PROTOCOLS:
+                return found
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("the answer never came, only interim ones")
+
+
+class _Guarded:
+    """Checks the claim's end before it connects, and again before it writes."""
+
+    sock: Any
+    auto_open: int
+    response_class: Any = _Response
+
+    def connect(self) -> None:
+        flight = _flight.get()
+        if flight is not None:
+            flight.check()
+            flight.wrote = False
+        super().connect()  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        if self.sock is None and self.auto_open:
+            self.connect()
+        flight = _flight.get()
+        if flight is not None:
+            flight.check()
+            flight.watch(self.sock)
+            flight.wrote = True
+            # For all that is written at once: with the time to connect, a large body on a slow link never arrived.
+            self.sock.settimeout(flight.left_s)
+        super().send(data)  # type: ignore[misc]
+
+
+class _GuardedHTTP(_Guarded, HTTPConnection):
+    pass
+
+
+class _GuardedHTTPS(_Guarded, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _GuardedHTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _GuardedHTTPS
+
+
+class GuardedAdapter(HTTPAdapter):
+    """A requests transport whose connections keep to the flight's limits. It never repeats a request.
+
+    Args:
+        tls: what it trusts and shows, whoever sends over it.
+        connect_timeout_s, read_timeout_s: for each connection made, and between two pieces of an answer.
+    """
+
+    def __init__(self, tls: Tls, connect_timeout_s: float, read_timeout_s: float) -> None:
+        self._tls = tls
+        self._timeouts = (connect_timeout_s, read_timeout_s)
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def send(self, request: requests.PreparedRequest, *_args: Any, **_kwargs: Any) -> requests.Response:
+        """Send it; the body of the answer is still to be read."""
+        return super().send(
+            request, stream=True, timeout=self._timeouts, verify=self._tls.trusted, cert=self._tls.shown
+        )
+
+    def cert_verify(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().cert_verify(*args, **kwargs)  # type: ignore[no-untyped-call]
+        except OSError as error:  # a file that was there at the start is gone
+            raise requests.exceptions.SSLError(error) from error
+
+
+def read_body(response: requests.Response) -> bytes:
+    """The first ANSWER_BYTES of an answer. One that is read to its end gives its connection back to the pool."""
+    body = b""
+    try:
+        # Until nothing comes: only then urllib3 says that a body ended too early.
+        while len(body) < ANSWER_BYTES:
+            piece = response.raw.read(ANSWER_BYTES - len(body), decode_content=False)
+            if not piece:
+                return body
+            body += piece
+    except ValueError as error:  # http.client, of a negative chunk size
+        raise urllib3.exceptions.ProtocolError("the answer's framing is broken") from error
+    finally:
+        response.close()
+    return body
