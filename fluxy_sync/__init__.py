@@ -11,11 +11,17 @@ if TYPE_CHECKING:
         ConfigError,
         FluxySyncError,
         InvalidOperation,
+        OperationFailed,
         OperationTooLarge,
         QueueFull,
+        ResultNotKept,
+        ResultTimeout,
         StorageUnavailable,
         Unreachable,
     )
+    from fluxy_sync.http_task import HttpTask
+    from fluxy_sync.journal import DeadLetter
+    from fluxy_sync.result import KeptAnswer
     from fluxy_sync.retry import RetryPolicy
     from fluxy_sync.tasks import SyncTask
 
@@ -28,11 +34,17 @@ _HOMES = {
     "AcceptanceUnknown": "errors",
     "ConfigError": "errors",
     "FluxySync": "client",
+    "DeadLetter": "journal",
     "FluxySyncError": "errors",
+    "HttpTask": "http_task",
     "InvalidOperation": "errors",
+    "KeptAnswer": "result",
+    "OperationFailed": "errors",
     "OperationTooLarge": "errors",
     "QueueFull": "errors",
     "QueuedOperation": "client",
+    "ResultNotKept": "errors",
+    "ResultTimeout": "errors",
     "RetryPolicy": "retry",
     "StorageUnavailable": "errors",
     "SyncTask": "tasks",
@@ -44,12 +56,18 @@ _HOMES = {
 __all__ = [
     "AcceptanceUnknown",
     "ConfigError",
+    "DeadLetter",
     "FluxySync",
     "FluxySyncError",
+    "HttpTask",
     "InvalidOperation",
+    "KeptAnswer",
+    "OperationFailed",
     "OperationTooLarge",
     "QueueFull",
     "QueuedOperation",
+    "ResultNotKept",
+    "ResultTimeout",
     "RetryPolicy",
     "StorageUnavailable",
     "SyncTask",

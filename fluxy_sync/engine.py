@@ -1,14 +1,21 @@
 """What one process needs to accept and deliver operations, made from the settings when it is first used."""
 
+import hmac
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from fluxy_sync.access_token import SharedPlace
+from fluxy_sync.credentials import credentials_of
 from fluxy_sync.delivery import Delivery
 from fluxy_sync.errors import CorruptRecord
 from fluxy_sync.journal import (
+    Appended,
     Journal,
     NewRecord,
+    Quota,
     Store,
     StoredRecord,
     check_durability,
@@ -16,12 +23,21 @@ from fluxy_sync.journal import (
     default_max_bytes,
     maxmemory_of,
 )
-from fluxy_sync.journal.record import FORMAT, seal_context
+from fluxy_sync.journal.record import FORMAT, ONCE_BYTES, seal_context
 from fluxy_sync.operation import Operation, check_size, origin_of
-from fluxy_sync.settings import Settings
-from fluxy_sync.vault import Vault
+from fluxy_sync.settings import Settings, read_keys
+from fluxy_sync.tls import Tls
+from fluxy_sync.vault import Vault, associated_data
 
+logger = logging.getLogger(__name__)
+
+ONCE_SECRET_BYTES = 32
 ENVELOPE_BYTES = 64 * 1024  # beyond MAX_BODY_BYTES: headers, links and names
+
+
+def once_context(namespace: str) -> bytes:
+    """What is bound to the sealed secret of once keys."""
+    return associated_data(b"once", namespace.encode())
 
 
 class Engine:
@@ -52,6 +68,7 @@ class Engine:
         self._vault: Vault | None = None
         self._journal: Journal | None = None
         self._delivery: Delivery | None = None
+        self._once_secret: bytes | None = None
 
     def _enter_process(self) -> None:
         # After a fork nothing of the parent's connections may be used; its locks may be held for ever.
@@ -80,7 +97,8 @@ class Engine:
             settings = self.settings
             if settings.embedded and not settings.key_texts:
                 _ = settings.store_url
-            self._vault = Vault.from_text(settings.key_texts)
+            path = settings.keys_file
+            self._vault = Vault.from_text(settings.key_texts, None if path is None else lambda: read_keys(path))
         return self._vault
 
     @property
@@ -106,17 +124,30 @@ class Engine:
         return Journal(
             store,
             settings.namespace,
-            max_pending=settings.max_pending,
-            max_bytes=settings.max_bytes or default_max_bytes(maxmemory_of(store)),
+            Quota(
+                settings.max_pending,
+                settings.max_bytes or default_max_bytes(maxmemory_of(store)),
+                settings.max_lane_pending,
+                settings.on_full == "drop_oldest",
+            ),
+            once_window_s=settings.once_window_s,
             waitaof=settings.durability == "waitaof",
         )
 
     @property
     def delivery(self) -> Delivery:
-        """The way to the upstream."""
+        """The way to the upstream, with the gateway's credentials.
+
+        Raises:
+            ConfigError: FLUXY_SYNC_UPSTREAM isn't set, or a file or module of the credentials can't be loaded.
+        """
         self._enter_process()
         if self._delivery is None:
-            self._delivery = Delivery(self.settings)
+            with self._lock:
+                if self._delivery is None:
+                    settings = self.settings
+                    place = SharedPlace(settings.namespace, lambda: self.journal.store, lambda: self.vault)
+                    self._delivery = Delivery(settings, credentials_of(settings, Tls.of(settings), place))
         return self._delivery
 
     @property
@@ -128,11 +159,25 @@ class Engine:
             self._origins = (settings, own + settings.allowed_origins)
         return self._origins[1]
 
-    def seal(
-        self, operation: Operation, lane: str, operation_id: str, *, countdown_s: float = 0.0, expires_s: float = 0.0
-    ) -> NewRecord:
-        """Seal an operation for its place in the journal."""
-        return NewRecord(operation_id, lane, self.seal_bytes(operation, lane, operation_id), countdown_s, expires_s)
+    def seal(self, operation: Operation, lane: str, operation_id: str, **fields: Any) -> NewRecord:
+        """Seal an operation for its place in the journal; ``fields`` are NewRecord's others."""
+        return NewRecord(operation_id, lane, self.seal_bytes(operation, lane, operation_id), **fields)
+
+    def once_hash(self, key: str) -> bytes:
+        """A once key as the journal sees it: hashed with a secret that only the ring opens (HMAC, RFC 2104).
+
+        The secret is the journal's own, sealed beside it, so that a key stays the same when the ring is rotated.
+
+        Raises:
+            UnknownKey, CorruptRecord: the secret can't be opened; nothing was accepted.
+        """
+        self._enter_process()
+        if self._once_secret is None:
+            context = once_context(self.settings.namespace)
+            store, name = self.journal.store, self.journal.keys.secret
+            store.command("SET", name, self.vault.seal(os.urandom(ONCE_SECRET_BYTES), context), "NX")
+            self._once_secret = self.vault.open(store.command("GET", name), context)
+        return hmac.digest(self._once_secret, key.encode("utf-8", "surrogatepass"), "sha256")[:ONCE_BYTES]
 
     def seal_bytes(self, operation: Operation, lane: str, operation_id: str) -> bytes:
         """The sealed part of an operation's record."""
@@ -153,6 +198,15 @@ class Engine:
         context = seal_context(self._settings.namespace, lane, stored.id)
         return Operation.decode(self.vault.open(stored.sealed, context))
 
+    def open_detail(self, sealed: bytes, lane: str, operation_id: str) -> bytes:
+        """Open what ``seal_detail`` sealed; empty where there is nothing.
+
+        Raises:
+            UnknownKey, CorruptRecord: it can't be opened.
+        """
+        context = seal_context(self._settings.namespace, lane, operation_id) + b"detail"
+        return self.vault.open(sealed, context) if sealed else b""
+
     def seal_detail(self, text: bytes, lane: str, operation_id: str) -> bytes:
         """Seal what goes beside a dead letter: the first bytes of an answer, or an error's text."""
         if not text:
@@ -160,6 +214,11 @@ class Engine:
         context = seal_context(self._settings.namespace, lane, operation_id) + b"detail"
         return self.vault.seal(text, context)
 
-    def accept(self, records: Sequence[NewRecord]) -> bool:
-        """Append records; True where a wake token should be published."""
-        return self.journal.append(records)
+    def accept(self, records: Sequence[NewRecord]) -> Appended:
+        """Append records; what had to be dropped for them is said in the log."""
+        appended = self.journal.append(records)
+        if appended.dropped:
+            logger.warning(
+                "The queue is full: %d of the oldest operations became dead letters for new ones.", appended.dropped
+            )
+        return appended

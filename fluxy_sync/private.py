@@ -24,11 +24,18 @@ def make_private_dir(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace the file's text (0600): after a power cut it holds the old text or the new one, on disk."""
+def write_private(path: Path, text: str, *, keep_access: bool = False) -> None:
+    """Replace the file's text (0600): after a power cut it holds the old text or the new one, on disk.
+
+    With ``keep_access`` the file's owner and mode stay as they are: others may read it by right.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         _write_synced(draft, text)
+        if keep_access:
+            was = path.stat()
+            os.chown(draft, was.st_uid, was.st_gid)
+            draft.chmod(was.st_mode & 0o777)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ SEALED_VALUE = "fluxy-sealed:"
 _CONTEXT = b"fluxy-sync message"
 
 # kombu's registry is one for the process, and finds a decoder by content type alone.
-_vaults: dict[bytes, Vault] = {}
+_vaults: dict[str, Vault] = {}
 
 
 def serializer_name(namespace: str) -> str:
@@ -38,9 +38,8 @@ def open_value(value: Any) -> Any:
 
 def register_vault(vault: Vault, namespace: str) -> str:
     """Register the serializer for a namespace and return its name. The values are what Celery's JSON takes."""
-    for key_id in vault.key_ids:
-        _vaults[bytes.fromhex(key_id)] = vault
     name = serializer_name(namespace)
+    _vaults[name] = vault
 
     def encode(value: Any) -> bytes:
         return vault.seal(dumps(value).encode(), _CONTEXT)
@@ -56,8 +55,19 @@ def unseal(data: bytes | str) -> Any:
         UnknownKey, CorruptRecord: it can't be opened.
     """
     sealed = data.encode("latin-1") if isinstance(data, str) else bytes(data)
-    key_id = sealed[:KEY_ID_BYTES]
-    vault = _vaults.get(key_id)
-    if vault is None:
-        raise UnknownKey(key_id.hex())
-    return loads(vault.open(sealed, _CONTEXT).decode())
+    key_id = sealed[:KEY_ID_BYTES].hex()
+    for vault in _vaults.values():
+        if key_id not in vault.key_ids:
+            vault.refresh(at_once=True)
+        if key_id in vault.key_ids:
+            return loads(vault.open(sealed, _CONTEXT).decode())
+    raise UnknownKey(key_id)
+
+
+def reseal_value(vault: Vault, data: bytes) -> bytes:
+    """A sealed message or result, sealed with the ring's first key.
+
+    Raises:
+        UnknownKey, CorruptRecord: it can't be opened.
+    """
+    return vault.seal(vault.open(data, _CONTEXT), _CONTEXT)

@@ -7,6 +7,8 @@ import msgspec
 
 from fluxy_sync.journal import Journal
 
+ASKED_TO_WAIT_MS = 300  # what is shorter is the jitter of an opening gate
+
 
 class Status(msgspec.Struct, frozen=True):
     """The record that ``status --json``, ``GET /api/sync`` and ``FluxySync.status()`` share (DESIGN, the contract)."""
@@ -27,6 +29,9 @@ class Status(msgspec.Struct, frozen=True):
     stale: bool
     since: str | None
     reason: str
+    opens_in_s: float  # the upstream asked everybody to wait so long (429, Retry-After)
+    held_for: dict[str, int]  # why lanes are held -> how many: paused, halted, key:<id>, task:<name>, credentials
+    dropped_total: int
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -61,5 +66,8 @@ def read_status(journal: Journal) -> Status:
         rev=s.rev,
         stale=False,
         since=since and since.replace("+00:00", "Z"),
-        reason=s.reason,
+        reason=s.reason or ("429" if s.opens_in_ms >= ASKED_TO_WAIT_MS else ""),
+        opens_in_s=s.opens_in_ms / 1000,
+        held_for=s.held_for,
+        dropped_total=s.dropped_total,
     )

@@ -2,16 +2,22 @@
 
 import base64
 import binascii
+import contextlib
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fluxy_sync.errors import ConfigError, CorruptRecord, UnknownKey
 
+logger = logging.getLogger(__name__)
+
 KEY_BYTES = 32
+REREAD_S = 1.0
 KEY_ID_BYTES = 4
 NONCE_BYTES = 12  # NIST SP 800-38D, 8.2.2: random, so at most 2**32 records for one key
 TAG_BYTES = 16
@@ -51,11 +57,8 @@ def parse_key(text: str) -> bytes:
     return key
 
 
-class Vault:
-    """A ring of AES-256-GCM keys: the first one seals, all of them open.
-
-    A sealed value is ``key id (4) | nonce (12) | ciphertext and tag``.
-    """
+class _Ring:
+    """The keys at one moment."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         if not keys:
@@ -63,26 +66,45 @@ class Vault:
                 "no encryption key is set; make one with 'fluxy-sync keys new' and put it into FLUXY_SYNC_KEYS "
                 "(or its file's path into FLUXY_SYNC_KEYS_FILE)"
             )
-        self._ring = {key_id_of(key): AESGCM(key) for key in keys}
-        if len(self._ring) != len(set(keys)):
+        self.keys = tuple(keys)
+        self.by_id = {key_id_of(key): AESGCM(key) for key in keys}
+        if len(self.by_id) != len(set(keys)):
             raise ConfigError("two keys in FLUXY_SYNC_KEYS have the same id; replace one of them")
-        self._key_id = key_id_of(keys[0])
-        self._sealer = self._ring[self._key_id]
+        self.sealing_id = key_id_of(keys[0])
+        self.sealer = self.by_id[self.sealing_id]
+
+
+class Vault:
+    """A ring of AES-256-GCM keys: the first one seals, all of them open.
+
+    A sealed value is ``key id (4) | nonce (12) | ciphertext and tag``.
+
+    Args:
+        keys: the sealing key first.
+        reread: gives the keys anew, so that a ring in a file can change while we run; asked at most once a second.
+    """
+
+    def __init__(self, keys: Sequence[bytes], reread: Callable[[], Sequence[bytes]] | None = None) -> None:
+        self._ring = _Ring(keys)  # replaced whole, so that other threads see either one
+        self._reread = reread
+        self._read_at = time.monotonic()
 
     @classmethod
-    def from_text(cls, keys: Iterable[str]) -> "Vault":
+    def from_text(cls, keys: Iterable[str], reread: Callable[[], Iterable[str]] | None = None) -> "Vault":
         """Build the ring from base64url keys, the sealing key first."""
-        return cls([parse_key(key) for key in keys])
+        again = None if reread is None else (lambda: [parse_key(key) for key in reread()])
+        return cls([parse_key(key) for key in keys], again)
 
     @property
     def key_ids(self) -> tuple[str, ...]:
         """The ids of the ring's keys in hex, the sealing key's first."""
-        return tuple(key_id.hex() for key_id in self._ring)
+        return tuple(key_id.hex() for key_id in self._ring.by_id)
 
     def seal(self, plaintext: bytes, context: bytes) -> bytes:
         """Encrypt ``plaintext``; ``context`` is bound to it and must be given again to open it."""
-        nonce = os.urandom(NONCE_BYTES)
-        return self._key_id + nonce + self._sealer.encrypt(nonce, plaintext, context)
+        self.refresh()
+        ring, nonce = self._ring, os.urandom(NONCE_BYTES)
+        return ring.sealing_id + nonce + ring.sealer.encrypt(nonce, plaintext, context)
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
         """Decrypt what ``seal`` made.
@@ -94,11 +116,44 @@ class Vault:
         if len(sealed) < OVERHEAD_BYTES:
             raise CorruptRecord("the record is too short to be a sealed one")
         key_id = sealed[:KEY_ID_BYTES]
-        key = self._ring.get(key_id)
+        if key_id not in self._ring.by_id:
+            self.refresh(at_once=True)  # rare: its lane is held for it, if it is missing still
+        key = self._ring.by_id.get(key_id)
         if key is None:
-            raise UnknownKey(key_id.hex())
-        nonce = sealed[KEY_ID_BYTES : KEY_ID_BYTES + NONCE_BYTES]
+            raise self._unknown(sealed, context)
         try:
-            return key.decrypt(nonce, sealed[KEY_ID_BYTES + NONCE_BYTES :], context)
+            return _decrypt(key, sealed, context)
         except InvalidTag as error:
             raise CorruptRecord("the record was changed after it was sealed") from error
+
+    def _unknown(self, sealed: bytes, context: bytes) -> UnknownKey | CorruptRecord:
+        """A key that is missing, or a key's id that was damaged: then one of the ring's keys opens the rest."""
+        for key in self._ring.by_id.values():
+            with contextlib.suppress(InvalidTag):
+                _decrypt(key, sealed, context)
+                return CorruptRecord("the id of the record's key was changed after it was sealed")
+        return UnknownKey(sealed[:KEY_ID_BYTES].hex())
+
+    def sealed_by(self, key_id: str) -> bool:
+        """Whether that is the key that seals now."""
+        return self._ring.sealing_id.hex() == key_id
+
+    def refresh(self, *, at_once: bool = False) -> None:
+        """Read the keys anew, where they come from a file and that wasn't done within a second."""
+        now = time.monotonic()
+        if self._reread is None or (now - self._read_at < REREAD_S and not at_once):
+            return
+        self._read_at = now
+        try:
+            keys = tuple(self._reread())
+        except ConfigError as error:
+            # A file that is just being written, or damaged: what was read before still opens what is there.
+            logger.warning("The keys were not read anew: %s", error)
+            return
+        if keys and keys != self._ring.keys:
+            self._ring = _Ring(keys)
+
+
+def _decrypt(key: AESGCM, sealed: bytes, context: bytes) -> bytes:
+    nonce = sealed[KEY_ID_BYTES : KEY_ID_BYTES + NONCE_BYTES]
+    return key.decrypt(nonce, sealed[KEY_ID_BYTES + NONCE_BYTES :], context)

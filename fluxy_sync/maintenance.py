@@ -1,0 +1,313 @@
+"""What a person sees of a gateway's queue, and does to it. Each change goes into the audit log before it is made."""
+
+import getpass
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice, takewhile
+from typing import Any
+
+import msgspec
+
+from fluxy_sync.engine import Engine
+from fluxy_sync.errors import CorruptRecord, InvalidOperation
+from fluxy_sync.journal import DeadLetter, Inventory, StoredRecord, Waiting
+from fluxy_sync.journal.inventory import PAGE_LETTERS, PAUSED, End, LetterBody
+from fluxy_sync.journal.record import parse
+from fluxy_sync.operation import DEFAULT_LANE, OWN_LANE_MARK, Operation, check_size, encode_body
+
+REPLAYING = "replaying"
+REPLAYING_S = 30.0  # a long replay that was killed half-way holds its lane no longer than this
+LANDING_POLL_S = 0.05
+LIKELY_LANES = 2  # that an operation is looked for on before the dead letters are
+FARTHEST_MS = 2**53
+UNCHANGED: Any = object()
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """A pause: whether that changed something, and whether the last request in flight has landed."""
+
+    changed: bool
+    landed: bool
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One operation, waiting or dead. ``stored`` is None where its record is damaged."""
+
+    entry: Waiting | DeadLetter
+    stored: StoredRecord | None
+    detail: bytes = b""  # sealed
+
+
+def who_am_i(via: str) -> str:
+    """The person at the keyboard, as the audit log names him."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()} ({via})"
+
+
+class Maintenance:
+    """Lists, and changes with an audit log.
+
+    Args:
+        who: for the audit log.
+        wake: publishes a wake token; without it the next tick does.
+        on_step: hears of each step of a long replay or drop how many dead letters it took.
+
+    Raises, from every method: StorageUnavailable where the store can't be reached or refuses.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        who: str,
+        wake: Callable[[], object] = lambda: None,
+        on_step: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self._engine = engine
+        self._who = who
+        self._wake = wake
+        self._on_step = on_step
+
+    @property
+    def inventory(self) -> Inventory:
+        return Inventory(self._engine.journal)
+
+    def note(self, what: str, which: str) -> None:
+        """Write into the audit log what is about to be done."""
+        self.inventory.note(self._who, what, which)
+
+    # --- looking
+
+    def lanes(self) -> Iterator[str]:
+        """The lanes that hold operations: first some of those that have waited longest, then the others."""
+        first = dict.fromkeys(self.inventory.waiting_since(FARTHEST_MS))
+        yield from first
+        yield from (lane for lane in self._engine.journal.lanes() if lane not in first)
+
+    def pending(self, lane: str | None = None) -> Iterator[Waiting]:
+        """What waits, lane by lane, head first; never the whole queue at once."""
+        for name in self._engine.journal.lanes() if lane is None else [lane]:
+            yield from self.inventory.waiting(name)
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """The dead letters in the order in which they died."""
+        return self.inventory.letters()
+
+    def find(self, operation_id: str, lane: str | None = None) -> Found | None:
+        """An operation that waits, on that lane or on whichever holds it, or that is dead."""
+        lanes = self.candidates(operation_id, lane)
+        likely = islice(lanes, LIKELY_LANES)
+        return (
+            self._find_waiting(operation_id, likely)
+            or self.find_dead(operation_id)
+            or self._find_waiting(operation_id, lanes)
+        )
+
+    def _find_waiting(self, operation_id: str, lanes: Iterable[str]) -> Found | None:
+        for name in lanes:
+            waiting = self.inventory.find(name, operation_id)
+            if waiting is not None:
+                return Found(waiting[0], _parsed(waiting[1]))
+        return None
+
+    def find_dead(self, operation_id: str) -> Found | None:
+        """A dead letter."""
+        letter = self.inventory.find_letter(operation_id)
+        body = letter and self.inventory.letter(letter.member)
+        return Found(letter, _parsed(body.record), body.detail) if letter and body else None
+
+    def candidates(self, operation_id: str, lane: str | None) -> Iterator[str]:
+        """The lanes on which an operation may be, the likely ones first."""
+        if lane is not None:
+            yield lane
+            return
+        likely = (DEFAULT_LANE, f"{OWN_LANE_MARK}{operation_id}")
+        yield from likely
+        yield from (name for name in self._engine.journal.lanes() if name not in likely)
+
+    def reveal(self, found: Found) -> Operation:
+        """Open an operation, payload and all; that goes into the audit log.
+
+        Raises:
+            UnknownKey, CorruptRecord: it can't be opened.
+        """
+        self.note("reveal", found.entry.id)
+        if found.stored is None:
+            raise CorruptRecord("the record is damaged: nothing of it can be opened")
+        return self._engine.open(found.stored, found.entry.lane)
+
+    def reveal_detail(self, found: Found) -> bytes:
+        """What was kept beside a dead letter: the first bytes of the answer, or an error's text."""
+        return self._engine.open_detail(found.detail, found.entry.lane, found.entry.id)
+
+    # --- dead letters
+
+    def replay(self, ids: Iterable[str] | None = None, *, end: End = "tail", body: Any = UNCHANGED) -> int:
+        """Put dead letters back into their lanes, in their original order. Returns how many went.
+
+        Args:
+            ids: which; None for all.
+            end: behind what waits in their lanes, or in front of it (behind an operation that is being sent).
+            body: another body, for one operation: it goes out under a new key then.
+
+        Raises:
+            InvalidOperation: the body can't be sent, or the operation has none; nothing changed.
+        """
+        letters = self._select(ids)
+        if body is not UNCHANGED:
+            return self._replay_edited(list(letters), end, body)
+        self.note("replay", "all" if ids is None else ", ".join(ids if not isinstance(ids, str) else [ids]))
+        return self._replay_at_head(letters) if end == "head" else self._replay_at_tail(letters)
+
+    def _select(self, ids: Iterable[str] | None) -> Iterator[DeadLetter]:
+        if ids is None:
+            # Those that die meanwhile, maybe again, are others: else this might never end.
+            last = self._last_number()
+            return takewhile(lambda letter: letter.number <= last, self.inventory.letters())
+        found = (self.inventory.find_letter(one) for one in ([ids] if isinstance(ids, str) else ids))
+        return iter(sorted((letter for letter in found if letter), key=lambda letter: letter.number))
+
+    def _last_number(self) -> int:
+        journal = self._engine.journal
+        return int(journal.store.command("HGET", journal.keys.fixed[0], "dead_seq") or 0)
+
+    def _replay_at_tail(self, letters: Iterator[DeadLetter]) -> int:
+        return sum(self._put_back([(letter, b"") for letter in some], "tail") for some in chunks(letters))
+
+    def _replay_at_head(self, letters: Iterator[DeadLetter]) -> int:
+        count = 0
+        for lane, group in groupby(sorted(letters, key=lambda letter: (letter.lane, -letter.number)), lambda x: x.lane):
+            parts = list(chunks(group))
+            # In several steps the lane must wait, or the later ones would be sent before the earlier are back.
+            for part in parts:
+                if len(parts) > 1:
+                    self.inventory.hold(lane, REPLAYING, REPLAYING_S)
+                count += self._put_back([(letter, b"") for letter in part], "head")
+            if len(parts) > 1 and self.inventory.let_go(lane, REPLAYING)[1]:
+                self._wake()
+        return count
+
+    def _replay_edited(self, letters: list[DeadLetter], end: End, body: Any) -> int:
+        if len(letters) != 1:
+            raise InvalidOperation("another body is for one dead letter: name the one; nothing changed")
+        letter = letters[0]
+        whole = self.inventory.letter(letter.member)
+        if whole is None:
+            return 0
+        sealed = self._engine.seal_bytes(self._edited(letter, whole, body), letter.lane, letter.id)
+        self.note("replay with another body", letter.id)
+        return self._put_back([(letter, sealed)], end)
+
+    def _edited(self, letter: DeadLetter, whole: LetterBody, body: Any) -> Operation:
+        old = self._engine.open(parse(whole.record), letter.lane)
+        if not (len(old.args) == 2 and old.kwargs.keys() <= {"body", "headers"}):
+            raise InvalidOperation("only an HTTP operation has a body that can be replaced; nothing changed")
+        encoded = encode_body(body)
+        check_size(len(encoded or b""), self._engine.settings.max_body_bytes)
+        kept = {name: value for name, value in old.kwargs.items() if name != "body"}
+        kwargs = kept if encoded is None else {**kept, "body": encoded}
+        return msgspec.structs.replace(old, kwargs=kwargs, generation=old.generation + 1)
+
+    def _put_back(self, letters: Sequence[tuple[DeadLetter, bytes]], end: End) -> int:
+        count, woken = self.inventory.replay(letters, end)
+        if woken:
+            self._wake()
+        self._on_step(count)
+        return count
+
+    def drop(self, ids: Iterable[str] | None = None) -> int:
+        """Delete dead letters for good, those named or all. Returns how many went."""
+        self.note("drop", "all" if ids is None else ", ".join(ids if not isinstance(ids, str) else [ids]))
+        count = 0
+        for some in chunks(self._select(ids)):
+            dropped, woken = self.inventory.drop(some)
+            count += dropped
+            if woken:
+                self._wake()
+            self._on_step(dropped)
+        return count
+
+    # --- what waits
+
+    def clear(self, lane: str | None = None) -> Iterator[int]:
+        """Wipe what waits now, on one lane or on all, step by step; yields how many went with each step."""
+        self.note("clear", "all lanes" if lane is None else f"lane {lane}")
+        if lane is not None:
+            yield from self._clear_lane(lane)
+            return
+        # What is queued meanwhile is newer than this moment, and stays.
+        now = self.inventory.journal_ms()
+        steps: list[int] | None = None
+        while steps != [] and (lanes := self.inventory.waiting_since(now)):
+            steps = []
+            for name in lanes:
+                for taken in self._clear_lane(name):
+                    steps.append(taken)
+                    yield taken
+
+    def _clear_lane(self, lane: str) -> Iterator[int]:
+        left = self.inventory.length(lane)
+        while left > 0:
+            taken, seen = self.inventory.clear(lane, left)
+            if not seen:
+                return
+            left -= seen
+            yield taken
+
+    def pause(self, lane: str | None = None, *, wait_s: float = 0.0) -> Pause:
+        """Send nothing more, of one lane or of all, until ``resume``; wait so long for what is in flight to land."""
+        self.note("pause", "all lanes" if lane is None else f"lane {lane}")
+        if lane is None:
+            changed = self._engine.journal.close_gate("paused", f"by {self._who}")
+        else:
+            changed, _ = self.inventory.hold(lane, PAUSED)
+        return Pause(changed, self.landed(lane, wait_s))
+
+    def landed(self, lane: str | None = None, wait_s: float = 0.0) -> bool:
+        """Whether nothing is in flight, on one lane or on all; wait so long for that."""
+        ends = time.monotonic() + wait_s
+        while self.in_flight(lane):
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(LANDING_POLL_S)
+        return True
+
+    def in_flight(self, lane: str | None = None) -> int:
+        """How many requests may be under way: lanes with a claim that hasn't run out, of all or of this one."""
+        # Behind a closed gate nobody takes over what a dead worker held: its claim runs out and stays.
+        live = self._engine.journal.snapshot().syncing
+        return live if lane is None or live == 0 else self.inventory.in_flight(lane)
+
+    def resume(self, lane: str | None = None) -> bool:
+        """End a pause; False where there was none."""
+        self.note("resume", "all lanes" if lane is None else f"lane {lane}")
+        if lane is None:
+            changed = self._engine.journal.open_gate("paused")
+            woken = changed and self._engine.journal.win_wake()
+        else:
+            changed, woken = self.inventory.let_go(lane, PAUSED)
+        if woken:
+            self._wake()
+        return changed
+
+
+def _parsed(raw: bytes) -> StoredRecord | None:
+    try:
+        return parse(raw)
+    except CorruptRecord:
+        return None
+
+
+def chunks(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """The letters in lists of what one step takes."""
+    some: list[DeadLetter] = []
+    for letter in letters:
+        some.append(letter)
+        if len(some) == PAGE_LETTERS:
+            yield some
+            some = []
+    if some:
+        yield some
