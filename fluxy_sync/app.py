@@ -15,14 +15,17 @@ from fluxy_sync import steward
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.http_task import HttpTask, send
+from fluxy_sync.maintenance import Maintenance
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, register_vault
 from fluxy_sync.settings import Settings, load_settings
-from fluxy_sync.tasks import CHECK_CONNECTIVITY, FLUSH, SyncTask
+from fluxy_sync.tasks import SyncTask
+from fluxy_sync.tokens import CHECK_CONNECTIVITY, FLUSH
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("worker", "beat", "flower")
+CELERYS_CONSUMER, OUR_CONSUMER = "celery.worker.consumer:Consumer", "fluxy_sync.consumer:PatientConsumer"
 NO_BROKER = "memory://"  # until a gateway runs: publishing wakes nobody, and nothing is accepted anyway
 SOCKET_OPTIONS = {
     "socket_timeout": 10.0,
@@ -54,7 +57,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         result_backend_transport_options=SOCKET_OPTIONS,
         redis_socket_timeout=10.0,
         redis_socket_connect_timeout=2.0,
-        result_expires=86400,
+        result_expires=loaded.result_ttl_s,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
@@ -113,6 +116,8 @@ def install(app: Celery, *, settings: Settings | None = None, engine: Engine | N
     namespace = app.fluxy_engine.settings.namespace
     register_tasks(app)
     app.steps["worker"].add(steward.StewardStep)
+    if app.conf.worker_consumer == CELERYS_CONSUMER:
+        app.conf.worker_consumer = OUR_CONSUMER
     app.send_task = functools.partial(_send_task, app, app.send_task)
     app.control_cls = SyncControl
     app.__dict__.pop("control", None)
@@ -183,7 +188,7 @@ def cancel_anywhere(app: Celery, operation_id: str, lane: str | None = None) -> 
         StorageUnavailable: the store can't be reached; nothing changed.
     """
     engine: Engine = app.fluxy_engine
-    for candidate in [lane] if lane is not None else engine.journal.lanes():
+    for candidate in Maintenance(engine, "").candidates(operation_id, lane):
         status, record = engine.journal.cancel(candidate, operation_id)
         if status == "cancelled":
             _mark_revoked(app, engine, candidate, record)
@@ -200,7 +205,7 @@ def _mark_revoked(app: Celery, engine: Engine, lane: str, record: bytes) -> None
     except FluxySyncError:
         return  # it can't be opened here, so nobody waits for its result here
     task = app.tasks.get(operation.task)
-    if task is not None and ('"ignore_result": false' in operation.options or not task.ignore_result):
+    if isinstance(task, SyncTask) and task.keeps_result(operation):
         task.backend.mark_as_revoked(stored.id, reason="cancelled", store_result=True)
 
 

@@ -10,7 +10,7 @@ from celery.schedules import schedule
 from fluxy_sync.connectivity import TICK_S, Watch
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.steward import give_up_on, make_watch
-from fluxy_sync.tasks import CHECK_CONNECTIVITY
+from fluxy_sync.tokens import CHECK_CONNECTIVITY
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class Scheduler(beat.Scheduler):
             return TICK_S
         except ConfigError as error:
             give_up_on(error)
-        if tick.due_in_s and tick.gate == "open":
-            self._last_run.update(self._sooner(tick.due_in_s))
-            return min(TICK_S, tick.due_in_s)
+        if tick.claims_in_s:
+            self._last_run.update(self._sooner(tick.claims_in_s))
+            return min(TICK_S, tick.claims_in_s)
         return TICK_S
 
     def _sooner(self, due_in_s: float) -> dict[str, float]:

@@ -9,25 +9,27 @@ from typing import Any
 from celery.app.trace import build_tracer
 from kombu.utils import json
 
-from fluxy_sync.connectivity import Link
-from fluxy_sync.delivery import Flight, Stamp, boottime, fence_scope
-from fluxy_sync.errors import CorruptRecord, SealError, StorageUnavailable, UnknownKey
+from fluxy_sync import signals
+from fluxy_sync.access_token import UNREACHABLE as TOKEN_UNREACHABLE
+from fluxy_sync.connectivity import TICK_S, Link
+from fluxy_sync.delivery import RETRY_AFTER_CAP_S, Flight, Stamp, boottime, fence_scope
+from fluxy_sync.errors import CorruptRecord, DeliveryFailed, SealError, StorageUnavailable, UnknownKey
 from fluxy_sync.http_task import HttpTask
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Claim, Idle, Journal, Settlement, StoredRecord
 from fluxy_sync.journal.journal import CLAIM_S, CLOCK_MARGIN_S
 from fluxy_sync.journal.record import parse
 from fluxy_sync.operation import Operation, Outcome, Verdict
+from fluxy_sync.outcome import Expired, UnknownTask, Unsealable, outcome_of
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED
-from fluxy_sync.tasks import SyncTask, UnderWay, under_way, wake
+from fluxy_sync.tasks import SyncTask, UnderWay, under_way
+from fluxy_sync.tokens import wake
 
 logger = logging.getLogger(__name__)
 
 SLICE_S = 5.0  # after this, other messages of the worker get their turn
-LINGER_S = 1.05  # a lane that comes due within this is waited for: the next tick may be that far away
-LINGER_LOOK_S = 0.05
-KEY_OFFER_S = 30.0
+OFFER_S = 30.0  # a lane that is held for a key, a task or credentials is offered again
 SETTLE_AGAIN_S = 0.1
 UNSETTLED_PAUSE_S = 1.0
 
@@ -83,6 +85,7 @@ class Flush:
         self._tracers: dict[str, Any] = {}
         self._claimed: tuple[Claim | Idle, float] | None = None
         self._claim_with_settle = False
+        self._journal_ms = 0  # journal time, as the last answer told it
 
     def run(self) -> int:
         """Claim and deliver until nothing is due, or the slice is over. Returns the operations settled."""
@@ -98,11 +101,12 @@ class Flush:
         while not self._stopping:
             claim, asked = self._next_claim(first)
             first = False
+            self._mourn_all(claim)
             if isinstance(claim, Idle):
-                if claim.due_in_s is None or claim.due_in_s > LINGER_S or time.monotonic() >= ends:
-                    break
-                time.sleep(min(claim.due_in_s, LINGER_LOOK_S))
-                continue
+                # What comes due before the next tick is the steward's to wait for: this process is needed.
+                if claim.due_in_s is not None and claim.due_in_s < TICK_S:
+                    self._incarnation.ring(asked + claim.due_in_s)
+                break
             if claim.call_helper:
                 wake(self._app)
             settled += self._drain(claim, asked + claim.length_s - CLOCK_MARGIN_S, ends)
@@ -137,6 +141,7 @@ class Flush:
     def _drain(self, claim: Claim, claim_ends: float, slice_ends: float) -> int:
         """Deliver a claim's run. Returns the operations settled."""
         expected, settled, retries = "", 0, claim.retries
+        self._journal_ms = claim.journal_ms
         for index, raw in enumerate(claim.records):
             last = index == len(claim.records) - 1
             stored = parse(raw)
@@ -163,51 +168,108 @@ class Flush:
         self, claim: Claim, stored: StoredRecord, claim_ends: float, retries: int, *, give_up: bool
     ) -> tuple[Settlement | None, float]:
         """One operation: open it, run it as its task, settle the outcome."""
-        try:
-            operation = self._open(claim, stored)
-        except SealError as error:
-            return self._settle_unopened(claim, stored, error, claim_ends, give_up)
+        opened = self._open(claim, stored)
+        if isinstance(opened, Outcome):
+            return self._settle_unopened(claim, stored, opened, claim_ends, give_up)
         flight = Flight(claim_ends, boottime() + self._engine.delivery.deadline_s(len(stored.sealed)))
-        now = UnderWay(
-            operation, stored.id, claim.lane, self._stamp(claim, stored, operation, retries), flight, retries
-        )
-        if stored.expires_ms and claim.journal_ms >= stored.expires_ms:
-            now.outcome = Outcome(Verdict.DEAD, "expired")
-        else:
-            self._trace(now, claim)
+        now = UnderWay(opened, stored.id, claim.lane, self._stamp(claim, stored, opened, retries), flight, retries)
+        began = boottime()
+        self._trace(now, claim)
         asked = boottime()
         settlement = self._settle(now, claim, give_up)
-        return settlement, asked + settlement.ends_in_s - CLOCK_MARGIN_S if settlement else claim_ends
+        if settlement is None:
+            return None, claim_ends
+        self._journal_ms = settlement.journal_ms
+        if settlement.gate == "unauthorized" and now.authorized:
+            self._link.take()
+        if settlement.status == "ok" and now.outcome is not None:
+            self._tell(now, stored, now.outcome, asked - began)
+        return settlement, asked + settlement.ends_in_s - CLOCK_MARGIN_S
 
-    def _open(self, claim: Claim, stored: StoredRecord) -> Operation:
-        operation: Operation = self._engine.open(stored, claim.lane)
+    def _open(self, claim: Claim, stored: StoredRecord) -> Operation | Outcome:
+        """The operation, or what becomes of it unopened."""
+        if stored.expires_ms and self._journal_ms >= stored.expires_ms:
+            return outcome_of(Expired())
+        try:
+            operation: Operation = self._engine.open(stored, claim.lane)
+        except UnknownKey as error:
+            return outcome_of(Unsealable(error.key_id))
+        except CorruptRecord:
+            return outcome_of(Unsealable())
         if not isinstance(self._app.tasks.get(operation.task), SyncTask):
-            raise UnknownTask(operation.task)
+            return outcome_of(UnknownTask(operation.task))
         return operation
 
     def _stamp(self, claim: Claim, stored: StoredRecord, operation: Operation, retries: int) -> Stamp:
-        key = f"{stored.id}.{operation.generation}" if operation.generation else stored.id
+        # Both only grow: their sum names each form under which the operation went out.
+        generation = operation.generation + stored.replays
+        key = f"{stored.id}.{generation}" if generation else stored.id
         scope = fence_scope(claim.epoch, self._engine.settings.namespace, claim.lane)
         return Stamp(key, retries + 1, claim.fence, scope)
 
     def _settle_unopened(
-        self, claim: Claim, stored: StoredRecord, error: SealError, claim_ends: float, give_up: bool
+        self, claim: Claim, stored: StoredRecord, outcome: Outcome, claim_ends: float, give_up: bool
     ) -> tuple[Settlement | None, float]:
         asked = boottime()
-        if isinstance(error, CorruptRecord):
-            logger.error(
-                "The operation %s on lane %s is corrupt: it was moved to the dead letters.", stored.id, claim.lane
-            )
-            settlement = self._journal.settle(
-                claim.lane, claim.fence, stored.id, "dead", reason="corrupt", give_up=give_up
-            )
-            return settlement, asked + settlement.ends_in_s - CLOCK_MARGIN_S
-        reason = f"key:{error.key_id}" if isinstance(error, UnknownKey) else f"task:{error}"
-        logger.error("The lane %s is held and kept: %s is missing here.", claim.lane, reason)
+        if outcome.verdict is Verdict.HOLD:
+            logger.error("The lane %s is held and kept: %s is missing here.", claim.lane, outcome.reason)
+            return self._journal.settle(
+                claim.lane, claim.fence, stored.id, "hold", reason=outcome.reason, pause_s=OFFER_S
+            ), claim_ends
         settlement = self._journal.settle(
-            claim.lane, claim.fence, stored.id, "hold", reason=reason, pause_s=KEY_OFFER_S
+            claim.lane, claim.fence, stored.id, "dead", reason=outcome.reason, give_up=give_up
         )
-        return settlement, claim_ends
+        if settlement.status == "ok":
+            self._mourn(claim.lane, stored, outcome.reason)
+        return settlement, asked + settlement.ends_in_s - CLOCK_MARGIN_S
+
+    # --- telling it
+
+    def _tell(self, now: UnderWay, stored: StoredRecord, outcome: Outcome, took_s: float) -> None:
+        """Fire the signal of what was settled."""
+        signal, more = {
+            "delivered": (signals.operation_delivered, {}),
+            "retry": (signals.operation_retried, {"retry_in_s": now.pause_s}),
+            "dead": (signals.operation_dead, {}),
+        }.get(now.settled_as, (None, {}))
+        if signal is not None:
+            signal.send(
+                sender=self._app.tasks[now.operation.task], operation_id=now.id, lane=now.lane, reason=now.reason,
+                status=outcome.status, attempt=now.retries + 1, age_s=self._age_s(stored), took_s=took_s, **more,
+            )  # fmt: skip
+
+    def _age_s(self, stored: StoredRecord) -> float:
+        return max(0, self._journal_ms - stored.accepted_ms) / 1000
+
+    def _mourn(self, lane: str, stored: StoredRecord, reason: str) -> None:
+        """An operation died unsent: say so, and tell whoever waits for its result."""
+        logger.error("The operation %s on lane %s became a dead letter: %s.", stored.id, lane, reason)
+        task = self._fail_result(lane, stored, reason)
+        signals.operation_dead.send(
+            sender=task, operation_id=stored.id, lane=lane, reason=reason, status=None, attempt=0,
+            age_s=self._age_s(stored), took_s=0.0,
+        )  # fmt: skip
+
+    def _fail_result(self, lane: str, stored: StoredRecord, reason: str) -> Any:
+        """Where a result is kept, the state becomes FAILURE. Returns the task, if it can be known."""
+        try:
+            operation = self._engine.open(stored, lane)
+        except SealError:
+            return None
+        task = self._app.tasks.get(operation.task)
+        if isinstance(task, SyncTask) and task.keeps_result(operation):
+            task.backend.mark_as_failure(stored.id, DeliveryFailed(reason))
+        return task
+
+    def _mourn_all(self, claim: Claim | Idle) -> None:
+        """What was found dead when a lane was claimed."""
+        for buried in claim.buried:
+            try:
+                stored = parse(buried.record)
+            except CorruptRecord:
+                logger.error("An operation on lane %s is damaged: it is kept as a dead letter.", buried.lane)
+                continue
+            self._mourn(buried.lane, stored, buried.reason)
 
     # --- running it
 
@@ -227,6 +289,7 @@ class Flush:
     def _request(self, now: UnderWay) -> dict[str, Any]:
         """The request as Celery's message protocol 2 would bring it."""
         carried = json.loads(now.operation.options) if now.operation.options else {}
+        now.keeps_result = not carried.get("ignore_result", self._app.tasks[now.operation.task].ignore_result)
         links, errbacks = carried.pop("link", None), carried.pop("link_error", None)
         stamps = {name: carried.get(name) for name in carried.get("stamped_headers") or ()}
         return {
@@ -266,11 +329,16 @@ class Flush:
                 time.sleep(SETTLE_AGAIN_S)
 
     def _decide(self, now: UnderWay) -> tuple[Any, dict[str, Any]]:
+        verdict, options = self._decide_outcome(now)
+        now.settled_as, now.reason, now.pause_s = verdict, options.get("reason", ""), options.get("pause_s", 0.0)
+        if verdict == "delivered" and now.outcome is not None:
+            now.reason = now.outcome.reason
+        return verdict, options
+
+    def _decide_outcome(self, now: UnderWay) -> tuple[Any, dict[str, Any]]:
         outcome = now.outcome
         if now.retry_pause_s is not None:
-            reason = outcome.reason if outcome else "retry"
-            replaced = now.replacement and self._engine.seal_bytes(now.replacement, now.lane, now.id)
-            return "retry", {"pause_s": now.retry_pause_s, "reason": reason, "replacement": replaced or b""}
+            return self._retry(now, now.retry_pause_s)
         if outcome is None:
             # Reject, Ignore or an escape: nothing is known of the outcome, so nothing is settled.
             return "wait", {"pause_s": UNSETTLED_PAUSE_S, "reason": "unsettled"}
@@ -278,22 +346,45 @@ class Flush:
             return "delivered", {}
         if outcome.verdict is Verdict.UNREACHABLE:
             return self._decide_unreachable(now, outcome)
-        if outcome.verdict in (Verdict.WAIT, Verdict.HOLD):
-            return outcome.verdict.value, {"pause_s": outcome.retry_after_s or 0.0, "reason": outcome.reason}
+        if outcome.verdict is Verdict.UNAUTHORIZED:
+            return self._decide_unauthorized(outcome)
+        if outcome.verdict is Verdict.HOLD:
+            return "hold", {"reason": outcome.reason, "pause_s": OFFER_S}
         spent = outcome.verdict is Verdict.RETRY
         return self._bury(now, f"retries-spent:{outcome.reason}" if spent else outcome.reason)
 
+    def _retry(self, now: UnderWay, pause_s: float) -> tuple[Any, dict[str, Any]]:
+        outcome = now.outcome
+        options: dict[str, Any] = {"pause_s": pause_s, "reason": outcome.reason if outcome else "retry"}
+        if now.replacement is not None:
+            options["replacement"] = self._engine.seal_bytes(now.replacement, now.lane, now.id)
+        if outcome is not None and outcome.retry_after_s:
+            options["floor_s"] = outcome.retry_after_s
+        if outcome is not None and outcome.whole_upstream:
+            options["upstream_s"] = outcome.retry_after_s or min(pause_s, RETRY_AFTER_CAP_S)
+        return "retry", options
+
     def _decide_unreachable(self, now: UnderWay, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
         """The link: closed if a probe fails too, and then the attempt doesn't count."""
-        foreign = isinstance(self._app.tasks[now.operation.task], HttpTask)
-        foreign = foreign and self._engine.delivery.is_foreign(now.operation.args[1])
-        if not foreign and not self._link.recheck().online:
+        if not self._is_foreign(now) and not self._link.recheck().online:
             self._incarnation.door_closed = True
             return "wait", {"reason": outcome.reason}
         pause_s = (now.operation.policy or self._policy_of(now)).pause(now.retries)
         if pause_s is None:
             return self._bury(now, f"retries-spent:{outcome.reason}")
-        return "retry", {"pause_s": pause_s, "reason": outcome.reason}
+        return self._retry(now, pause_s)
+
+    def _decide_unauthorized(self, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
+        """The credentials: the gate closes; but where no token could be fetched, it may be the link's fault."""
+        if outcome.reason == TOKEN_UNREACHABLE and not self._link.recheck().online:
+            self._incarnation.door_closed = True
+        else:
+            self._link.refuse(outcome.reason)
+        return "wait", {"reason": outcome.reason}
+
+    def _is_foreign(self, now: UnderWay) -> bool:
+        is_http = isinstance(self._app.tasks[now.operation.task], HttpTask)
+        return is_http and self._engine.delivery.is_foreign(now.operation.args[1])
 
     def _policy_of(self, now: UnderWay) -> RetryPolicy:
         policy: RetryPolicy | None = self._app.tasks[now.operation.task].policy
@@ -303,10 +394,6 @@ class Flush:
         logger.error("The operation %s on lane %s became a dead letter: %s.", now.id, now.lane, reason)
         detail = now.outcome.detail if now.outcome else b""
         return "dead", {"reason": reason, "detail": self._engine.seal_detail(detail, now.lane, now.id)}
-
-
-class UnknownTask(SealError):
-    """The worker doesn't know the operation's task: FLUXY_SYNC_IMPORTS misses a module."""
 
 
 def _listed(value: Any) -> list[Any] | None:

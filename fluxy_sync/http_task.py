@@ -5,7 +5,7 @@ from typing import Any
 
 from celery.exceptions import Retry
 
-from fluxy_sync.delivery import Flight, Stamp, boottime, build_request, fence_scope
+from fluxy_sync.delivery import Flight, Reply, Stamp, boottime, build_request, fence_scope
 from fluxy_sync.errors import DeliveryFailed, Unreachable
 from fluxy_sync.operation import (
     Verdict,
@@ -24,6 +24,10 @@ class HttpTask(SyncTask):
     """The base of ``sync_op``: an operation is one HTTP request."""
 
     abstract = True
+
+    def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+        """What the body of an HTTP task of your own calls: one try of one request."""
+        return send(self, method, path, body, headers)
 
     def canonical(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = dict(zip(("method", "path", "body", "headers"), args, strict=False)) | dict(kwargs)
@@ -49,9 +53,11 @@ def send(task: HttpTask, method: str, path: str, body: Any = None, headers: dict
         return _send_directly(task, method, path, body, headers)
     delivery = task.engine.delivery
     request = build_request(delivery.upstream, method, path, encode_body(body), headers or {}, now.stamp)
-    now.outcome = outcome = delivery.send(request, now.flight)
+    reply = delivery.send(request, now.flight, now.operation.outcomes, task.rules)
+    now.outcome = outcome = reply.outcome
+    now.authorized = reply.took_credentials
     if outcome.verdict is Verdict.DELIVERED:
-        return {"status": outcome.status}
+        return kept_answer(reply) if now.keeps_result else {"status": outcome.status}
     failure = DeliveryFailed(outcome.reason)
     if outcome.verdict is Verdict.RETRY:
         policy = now.operation.policy or task.policy or RetryPolicy()
@@ -59,9 +65,14 @@ def send(task: HttpTask, method: str, path: str, body: Any = None, headers: dict
         if pause_s is None:
             raise failure
         raise task.retry(exc=failure, countdown=max(pause_s, outcome.retry_after_s or 0.0))
-    if outcome.verdict in (Verdict.UNREACHABLE, Verdict.WAIT):
-        raise Retry(message=outcome.reason, exc=failure)
-    raise failure
+    if outcome.verdict is Verdict.DEAD:
+        raise failure
+    raise Retry(message=outcome.reason, exc=failure)  # it keeps its place, and nothing is counted
+
+
+def kept_answer(reply: Reply) -> dict[str, Any]:
+    """The answer as it is kept for ``get()``: status, chosen headers and the first 64 KiB of its body."""
+    return {"status": reply.outcome.status, "headers": reply.headers, "body": reply.body}
 
 
 def _send_directly(task: HttpTask, method: str, path: str, body: Any, headers: dict[str, str] | None) -> Any:
@@ -71,7 +82,7 @@ def _send_directly(task: HttpTask, method: str, path: str, body: Any, headers: d
     stamp = Stamp(operation_id, 1, 1, fence_scope("eager", task.engine.settings.namespace, operation_id))
     request = build_request(delivery.upstream, method, path, rest.get("body"), rest.get("headers", {}), stamp)
     deadline = boottime() + delivery.deadline_s(len(rest.get("body") or b""))
-    outcome = delivery.send(request, Flight(claim_ends=float("inf"), deadline=deadline))
+    outcome = delivery.send(request, Flight(claim_ends=float("inf"), deadline=deadline), task.rules).outcome
     if outcome.verdict is Verdict.UNREACHABLE:
         raise Unreachable(
             f"the upstream can't be reached ({outcome.reason}); nothing was kept, as this was no queued call"

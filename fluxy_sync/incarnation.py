@@ -1,9 +1,12 @@
 """Who a worker is on this machine, and which earlier ones are dead."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
+import select
+import struct
 import uuid
 from pathlib import Path
 from typing import IO
@@ -11,6 +14,8 @@ from typing import IO
 from fluxy_sync.errors import ConfigError
 
 _DOOR, _CLOSING = 0, 1
+_BELL = struct.Struct("d")
+BELLS_AT_ONCE = 512  # a write of so few bytes is never torn (PIPE_BUF)
 
 
 def _lock(path: Path, *, with_children: bool) -> IO[str] | None:
@@ -63,6 +68,9 @@ class Incarnation:
         unnamed.rename(self._path(self.id))
         self._own_lock = own
         self._flags = mmap.mmap(-1, mmap.PAGESIZE)
+        self._bell, self._button = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(self._button, False)
 
     def _path(self, incarnation: str) -> Path:
         return self._dir / f"{incarnation}.worker"
@@ -90,6 +98,18 @@ class Incarnation:
     def closing(self, closing: bool) -> None:
         self._flags[_CLOSING] = int(closing)
 
+    def ring(self, at: float) -> None:
+        """Tell the steward that something comes due at ``at`` (boottime seconds), sooner than it would look."""
+        # A full pipe is no loss: the steward is about to look.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._button, _BELL.pack(at))
+
+    def wait_for_bell(self, timeout_s: float) -> list[float]:
+        """Wait until somebody rings, and give all times that were told."""
+        ready, _, _ = select.select([self._bell], [], [], max(0.0, timeout_s))
+        data = os.read(self._bell, _BELL.size * BELLS_AT_ONCE) if ready else b""
+        return [at for (at,) in _BELL.iter_unpack(data)]
+
     def dead_ones(self) -> list[str]:
         """Earlier incarnations on this machine of which no process lives."""
         dead = []
@@ -108,3 +128,5 @@ class Incarnation:
         self._path(self.id).unlink(missing_ok=True)
         self._own_lock.close()
         self._node_lock.close()
+        os.close(self._bell)
+        os.close(self._button)

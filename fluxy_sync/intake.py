@@ -7,7 +7,8 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from fluxy_sync.errors import FluxySyncError, InvalidOperation, SealError, StorageUnavailable
 from fluxy_sync.sealing import CONTENT_TYPE
-from fluxy_sync.tasks import SyncTask, wake
+from fluxy_sync.tasks import SyncTask
+from fluxy_sync.tokens import wake
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def _take(task: SyncTask, app: Any, message: Any) -> None:
     if not sealed and not task.engine.settings.accept_unsealed:
         logger.error("An unsealed message of %s was moved to the dead letters: it may be forged.", task.name)
         task.engine.journal.bury(record, "unsealed")
-    elif task.engine.accept([record]):
+    elif task.engine.accept([record]).woken:
         wake(app)
 
 

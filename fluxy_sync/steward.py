@@ -6,23 +6,24 @@ import os
 import signal
 import sys
 import threading
-import time
 from typing import Any, NoReturn
 
-from celery import bootsteps, signals
+from celery import bootsteps, current_app, signals
 from celery.worker.control import Panel, control_command, inspect_command
 from kombu.utils.url import sanitize_url
 
 from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Watch
+from fluxy_sync.delivery import boottime
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.flush import Flush, Keeper
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
-from fluxy_sync.tasks import broker_errors, queue_is_empty, wake
+from fluxy_sync.tokens import broker_errors, queue_is_empty, wake
 
 logger = logging.getLogger(__name__)
 
 CONSUME = "fluxy_consume"
+PATIENCE_LOOKS = 3  # a lane that is due for so many looks wasn't taken up by any token
 
 
 def make_link(app: Any, journal: Journal) -> Link:
@@ -39,13 +40,22 @@ def announce(app: Any, change: str) -> None:
         logger.warning("The consumers were not told to %s (%s); they look by themselves.", change, type(error).__name__)
 
 
-def publish_if_empty(app: Any, journal: Journal) -> None:
-    """What a tick does for a due lane: one token, if none waits."""
+def publish_if_empty(app: Any, journal: Journal) -> bool:
+    """What a tick does for a due lane: one token, if none waits. False where the broker takes none."""
     try:
-        if queue_is_empty(app) and journal.win_wake():
-            wake(app)
+        return not queue_is_empty(app) or not journal.win_wake() or wake(app)
     except broker_errors(app) as error:
         logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
+        return False
+
+
+def flush_here(hostname: str) -> None:
+    """Run in a pool's process: a flush that no token woke."""
+    app = current_app._get_current_object()
+    try:
+        app.fluxy_runtime.flush(hostname)
+    except StorageUnavailable as error:
+        logger.error("A flush ended early: %s; claims come due by themselves.", error)
 
 
 def make_watch(app: Any, role: Any, name: str) -> Watch:
@@ -100,6 +110,7 @@ class Steward(threading.Thread):
         self._door_prober: threading.Thread | None = None
         self._stopped = threading.Event()
         self._store_was_down = False
+        self._due_looks = 0
 
     @property
     def _watch(self) -> Watch:
@@ -120,7 +131,7 @@ class Steward(threading.Thread):
         """
         try:
             self._reclaim_dead_workers()
-            is_open = self._watch.tick().gate == "open"
+            is_open = self._watch.tick().consumes
         except StorageUnavailable as error:
             logger.error("The worker starts without its store (%s); it goes on trying.", error)
             is_open, self._store_was_down = False, True
@@ -130,17 +141,34 @@ class Steward(threading.Thread):
     def run(self) -> None:
         try:
             while not self._stopped.is_set():
-                started = time.monotonic()
+                next_look = boottime() + TICK_S
                 self._look()
-                self._stopped.wait(max(0.05, TICK_S - (time.monotonic() - started)))
+                self._listen(next_look)
         except BaseException:
             # A worker without its steward would look alive and forget its lanes: whoever supervises it starts another.
             logger.critical("The steward failed: the worker ends.", exc_info=True)
             os.kill(os.getpid(), signal.SIGTERM)
             raise
 
+    def _listen(self, until: float) -> None:
+        """Until the next look: what a flush saw coming due before that gets its token in time."""
+        due: list[float] = []
+        while not self._stopped.is_set() and (now := boottime()) < until:
+            due = [at for at in due if at > now]
+            due += self._incarnation.wait_for_bell(min([until, *due]) - now)
+            if any(at <= boottime() for at in due):
+                self._wake_for_due()
+
+    def _wake_for_due(self) -> None:
+        try:
+            if self._watch.tick().wants_token:
+                publish_if_empty(self._app, self._journal)
+        except StorageUnavailable as error:
+            logger.warning("A lane came due, but the store is away: %s", error)
+
     def stop(self) -> None:
         self._stopped.set()
+        self._incarnation.ring(0.0)
         if self.is_alive():
             self.join(timeout=5.0)
 
@@ -163,10 +191,24 @@ class Steward(threading.Thread):
         if tick.beat_age_s is None or tick.beat_age_s > BEAT_SILENCE_S:
             self._watch.check(tick)
         self._agree(tick)
+        self._wake_without_broker(tick)
+
+    def _wake_without_broker(self, tick: Tick) -> None:
+        """A lane stays due, and the broker takes no token: it is away, or its memory is full until we have drained."""
+        self._due_looks = self._due_looks + 1 if tick.wants_token and not self._incarnation.door_closed else 0
+        if self._due_looks < PATIENCE_LOOKS or self._incarnation.closing:
+            return
+        self._due_looks = 0
+        if not publish_if_empty(self._app, self._journal):
+            logger.warning("The broker takes no wake token: this worker goes on without one.")
+            pool, hostname = self._worker.consumer.pool, self._worker.hostname
+            self._worker.consumer.call_soon(
+                pool.apply_async, flush_here, (hostname,), callback=_ignore, accept_callback=_ignore
+            )
 
     def _agree(self, tick: Tick) -> None:
         """Make the consumer agree with the gate: on level, as a broadcast may have been lost."""
-        consume = tick.gate == "open" and not self._incarnation.door_closed and not self._incarnation.closing
+        consume = tick.consumes and not self._incarnation.door_closed and not self._incarnation.closing
         set_consuming(self._worker.consumer, self._queue, consume)
 
     def _look_through_door(self) -> None:
@@ -182,7 +224,7 @@ class Steward(threading.Thread):
         self._incarnation.door_closed = False
         try:
             tick = self._watch.tick()
-            if tick.gate == "open":
+            if tick.consumes:
                 # By message, to itself, too: nothing else wakes a consumer's loop from another thread.
                 announce(self._app, "resume")
             if tick.wants_token:
@@ -206,6 +248,10 @@ class Steward(threading.Thread):
             logger.warning("Took %d lane(s) over from a pool process that died.", count)
             if self._watch.tick().wants_token:
                 publish_if_empty(self._app, self._journal)
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    """A pool calls back; nothing is to be done then."""
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""SyncTask: a Celery task whose calls live in the journal; and the wake tokens."""
+"""SyncTask: a Celery task whose calls live in the journal."""
 
 import contextlib
 import contextvars
@@ -12,12 +12,11 @@ from celery import Task
 from celery._state import get_current_worker_task
 from celery.exceptions import Ignore, Reject, Retry
 from celery.result import AsyncResult
-from kombu.exceptions import OperationalError
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import DeliveryFailed, InvalidOperation, StorageUnavailable, Unreachable
+from fluxy_sync.errors import DeliveryFailed, InvalidOperation, Unreachable
 from fluxy_sync.journal import NewRecord
 from fluxy_sync.operation import (
     DEFAULT_LANE,
@@ -26,16 +25,18 @@ from fluxy_sync.operation import (
     Outcome,
     Verdict,
     check_lane,
+    check_once,
     check_operation_id,
     new_operation_id,
 )
+from fluxy_sync.outcome import Rules, check_rules
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED, open_value, seal_value, serializer_name
+from fluxy_sync.settings import OnDead
+from fluxy_sync.tokens import FLUSH, wake
 
 logger = logging.getLogger(__name__)
 
-FLUSH = "fluxy_sync.flush"
-CHECK_CONNECTIVITY = "fluxy_sync.check_connectivity"
 DETAIL_CHARACTERS = 4096
 FARTHEST_S = 1e9  # about 30 years
 _UNSET: Any = object()
@@ -62,11 +63,14 @@ class UnderWay:
     ) -> None:
         self.operation, self.id, self.lane = operation, operation_id, lane
         self.stamp, self.flight, self.retries = stamp, flight, retries
+        self.keeps_result = False
         self.outcome: Outcome | None = None
+        self.authorized = False  # the upstream took the gateway's credentials
         self.answered = False  # the body has ended: what is queued now follows from the outcome
         self.retry_pause_s: float | None = None
         self.replacement: Operation | None = None
         self.followers: list[NewRecord] = []
+        self.settled_as, self.reason, self.pause_s = "", "", 0.0
 
 
 _under_way: contextvars.ContextVar[UnderWay | None] = contextvars.ContextVar("fluxy_sync_under_way", default=None)
@@ -91,7 +95,15 @@ def under_way(operation: UnderWay) -> Iterator[None]:
 class SyncTask(Task):
     """A durable, ordered, offline-aware task: ``apply_async`` commits it to the journal.
 
-    Options beside Celery's own, for ``apply_async``: ``lane`` (None: a lane of its own), ``policy`` (a RetryPolicy).
+    Options beside Celery's own, for ``apply_async``:
+        lane: operations of one lane keep their order; None gives it a lane of its own.
+        policy: a RetryPolicy.
+        once: a key; while an operation with it waits, and for a window after that, that one stands for this one.
+        on_dead: 'go_on', or 'halt': if it dies, its lane waits for a person.
+        outcomes: overrides of the outcome table, as ``{"DELETE 404": "delivered"}``.
+        keep_result: its answer is kept for ``get()``.
+
+    Lane, policy, on_dead, outcomes and ``expires`` are also attributes of a task, for all its operations.
     A return is a delivery; raising Unreachable is the link; other exceptions make a dead letter, unless the task
     retries them by Celery's ``self.retry`` or ``autoretry_for``.
     """
@@ -104,8 +116,18 @@ class SyncTask(Task):
     store_errors_even_if_ignored = False
     throws = (DeliveryFailed, Unreachable)
     Strategy = "fluxy_sync.intake:journal_strategy"
+    resultrepr_maxsize = 0  # nobody reads a result in a log
     policy: ClassVar[RetryPolicy | None] = None
     lane: ClassVar[str | None] = DEFAULT_LANE
+    outcomes: ClassVar[Mapping[Any, str]] = {}
+    on_dead: ClassVar[OnDead | None] = None  # None: as FLUXY_SYNC_ON_DEAD says
+
+    rules: ClassVar[Rules] = {}  # outcomes, checked
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Check what the user gave, once."""
+        cls.rules = check_rules(cls.outcomes)
 
     @property
     def engine(self) -> Engine:
@@ -126,6 +148,10 @@ class SyncTask(Task):
         *,
         lane: str | None = _UNSET,
         policy: RetryPolicy | None = None,
+        once: str | None = None,
+        on_dead: OnDead | None = None,
+        outcomes: Mapping[Any, str] | None = None,
+        keep_result: bool = False,
         **options: Any,
     ) -> Any:
         """Commit the operation to the journal and return its AsyncResult.
@@ -137,21 +163,31 @@ class SyncTask(Task):
         now = _under_way.get()
         if now is not None and task_id == now.id and not now.answered:
             return self._retry_under_way(now, args or (), kwargs or {}, options)
+        if keep_result:
+            options["ignore_result"] = False
         if self.app.conf.task_always_eager:
             return super().apply_async(args, kwargs, task_id=task_id, producer=producer, **options)
+        ours: dict[str, Any] = {"lane": lane, "policy": policy, "once": once, "on_dead": on_dead, "outcomes": outcomes}
         try:
-            record = self.new_record(args or (), kwargs or {}, task_id, lane=lane, policy=policy, **options)
+            record = self.new_record(args or (), kwargs or {}, task_id, **ours, **options)
         except InvalidOperation:
             if now is None or not now.answered:
                 raise
             return self._keep_refused(args or (), kwargs or {}, task_id)
-        if now is not None and now.answered:
-            now.followers.append(record)
-        elif self.engine.accept([record]):
-            wake(self.app)
-        result = self.AsyncResult(record.id)
+        result = self.AsyncResult(self._accept(record))
         self._add_to_parent(result, options)
         return result
+
+    def _accept(self, record: NewRecord) -> str:
+        """Take the record into the journal; the id of the operation that stands for it."""
+        now = _under_way.get()
+        if now is not None and now.answered:
+            now.followers.append(record)
+            return record.id
+        appended = self.engine.accept([record])
+        if appended.woken:
+            wake(self.app)
+        return appended.first[0][0] if appended.first else record.id
 
     def _keep_refused(self, args: Sequence[Any], kwargs: Mapping[str, Any], task_id: str | None) -> Any:
         """The tail of a chain was accepted with its first step: refused when it is reached, it is a dead letter."""
@@ -172,6 +208,9 @@ class SyncTask(Task):
         *,
         lane: str | None = _UNSET,
         policy: RetryPolicy | None = None,
+        once: str | None = None,
+        on_dead: OnDead | None = None,
+        outcomes: Mapping[Any, str] | None = None,
         countdown: float | None = None,
         eta: datetime | str | None = None,
         expires: float | datetime | str | None = None,
@@ -182,20 +221,32 @@ class SyncTask(Task):
         lane = check_lane(self.lane if lane is _UNSET else lane, operation_id)
         self._check_types(args, kwargs, policy)
         args, kwargs = self.canonical(args, kwargs)
-        refuse_mutable_steps(options)
-        operation = Operation(args, kwargs, self.name, policy, self._carry(options))
+        refuse_steps(options)
+        operation = Operation(
+            args, kwargs, self.name, policy, self._carry(options), outcomes=check_rules(outcomes) if outcomes else {}
+        )
         return self.engine.seal(
             operation,
             lane,
             operation_id,
             countdown_s=_seconds_until(eta if eta is not None else countdown, "eta"),
-            expires_s=self._expires_s(expires if expires is not None else self.expires),
+            expires_s=self._expires_s(expires),
+            halt=self._halts(on_dead),
+            once=b"" if once is None else self.engine.once_hash(check_once(once)),
         )
 
-    @staticmethod
-    def _expires_s(expires: float | datetime | str | None) -> float:
+    def _expires_s(self, expires: float | datetime | str | None) -> float:
+        """Seconds that the operation may wait; its own, its task's, then the settings' say."""
+        if expires is None:
+            expires = self.expires if self.expires is not None else self.engine.settings.expires_s or None
         # 0 would mean never: what has expired already does so at once.
         return 0.0 if expires is None else max(0.001, _seconds_until(expires, "expires"))
+
+    def _halts(self, on_dead: object) -> bool:
+        chosen = on_dead or self.on_dead or self.engine.settings.on_dead
+        if chosen not in ("go_on", "halt"):
+            raise InvalidOperation("on_dead= takes 'go_on' or 'halt'; nothing was accepted")
+        return chosen == "halt"
 
     def _check_types(self, args: Sequence[Any], kwargs: Mapping[str, Any], policy: object) -> None:
         if policy is not None and not isinstance(policy, RetryPolicy):
@@ -218,6 +269,11 @@ class SyncTask(Task):
             kept.setdefault("root_id", parent.request.root_id or parent.request.id)
         text: str = dumps(kept) if kept else ""
         return text
+
+    def keeps_result(self, operation: Operation) -> bool:
+        """Whether somebody may ask for the operation's result."""
+        carried = loads(operation.options) if operation.options else {}
+        return not carried.get("ignore_result", self.ignore_result)
 
     def _seal_later(self, step: Any) -> Any:
         """A plain task that follows from this one goes through the broker: its message is sealed by itself."""
@@ -322,8 +378,8 @@ def _seconds_until(when: float | datetime | str | None, name: str) -> float:
         raise InvalidOperation(f"{name} is seconds from now, or a date and time; nothing was accepted") from None
 
 
-def refuse_mutable_steps(options: Mapping[str, Any]) -> None:
-    """Refuse ``.s()`` of sync_op where a chain or link would put a previous result before the method."""
+def refuse_steps(options: Mapping[str, Any]) -> None:
+    """Refuse ``.s()`` of sync_op where a chain or link would put a previous result before the method, and ``once``."""
     links = options.get("link") or ()
     steps = [*(options.get("chain") or ()), *(links if isinstance(links, (list, tuple)) else [links])]
     for step in steps:
@@ -332,31 +388,7 @@ def refuse_mutable_steps(options: Mapping[str, Any]) -> None:
                 "a chain or link would put the previous result where sync_op's method belongs: write "
                 "sync_op.si(...) instead of sync_op.s(...); nothing was accepted"
             )
-
-
-def broker_errors(app: Any) -> tuple[type[BaseException], ...]:
-    """What a broker that is away raises."""
-    with app.connection_for_write() as connection:
-        return (OperationalError, OSError, *connection.recoverable_connection_errors)
-
-
-def wake(app: Any) -> None:
-    """Publish one wake token. A failure costs nothing: the next tick comes."""
-    queue = app.fluxy_engine.settings.queue_name
-    redacted = {"argsrepr": REDACTED, "kwargsrepr": REDACTED}
-    try:
-        app.tasks[FLUSH].apply_async(queue=queue, retry=False, ignore_result=True, **redacted)
-    except broker_errors(app) as error:
-        logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
-        with contextlib.suppress(StorageUnavailable):
-            app.fluxy_engine.journal.forget_wake()
-
-
-def queue_is_empty(app: Any) -> bool:
-    """Whether no token waits in the broker."""
-    with app.connection_or_acquire() as connection:
-        try:
-            queue = app.fluxy_engine.settings.queue_name
-            return bool(connection.default_channel.queue_declare(queue, passive=True).message_count == 0)
-        except connection.channel_errors:
-            return True  # on Redis an empty queue doesn't exist
+        if isinstance(step, Mapping) and (step.get("options") or {}).get("once") is not None:
+            raise InvalidOperation(
+                "a later step of a chain, or a link, can't have once=: give it to the first step; nothing was accepted"
+            )

@@ -79,6 +79,7 @@ class Gateway:
         self.environment = {f"FLUXY_SYNC_{name}": value for name, value in settings.items()}
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.worker_options: list[str] = []  # Celery's own
 
     def settings(self, **changes: Any) -> Settings:
         """The settings of this gateway, for a producer in the test's own process."""
@@ -98,7 +99,7 @@ class Gateway:
         more = {"FLUXY_SYNC_NODE": name or "one"} | environment
         with self.log_path(role).open("ab") as log:
             self.processes[role] = subprocess.Popen(
-                [sys.executable, "-m", "fluxy_sync.app", kind],
+                [sys.executable, "-m", "fluxy_sync.app", kind, *(self.worker_options if kind == "worker" else [])],
                 env={**os.environ, **self.environment, **more},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from fluxy_sync import AcceptanceUnknown, FluxySync, StorageUnavailable
+from fluxy_sync import AcceptanceUnknown, FluxySync, QueueFull, StorageUnavailable
 from fluxy_sync.operation import new_operation_id
 
 LONGEST_S = 240.0  # whatever happens to the test that started it
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--lanes", required=True)
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--every", type=float, default=0.0)
+    parser.add_argument("--expires", type=float, help="of every tenth operation, seconds")
     options = parser.parse_args()
     sync, lanes = FluxySync(), options.lanes.split(",")
     ends = time.monotonic() + LONGEST_S
@@ -31,7 +32,8 @@ def main() -> None:
             if time.monotonic() > ends:
                 raise SystemExit("the producer ran out of time")
             lane = lanes[n % len(lanes)]
-            accepted = queue_until_accepted(sync, lane, n, ends)
+            expires = options.expires if n % 10 == 9 else None
+            accepted = queue_until_accepted(sync, lane, n, ends, expires)
             # The order of acceptance is what the journal must keep: noted only after it was accepted.
             record.write(json.dumps({"id": accepted, "lane": lane, "n": n}) + "\n")
             record.flush()
@@ -40,15 +42,13 @@ def main() -> None:
                 time.sleep(options.every)
 
 
-def queue_until_accepted(sync: FluxySync, lane: str, n: int, ends: float) -> str:
+def queue_until_accepted(sync: FluxySync, lane: str, n: int, ends: float, expires: float | None) -> str:
     """Queue one operation, again with the same id where its acceptance is unknown, as an application would."""
-    operation_id = new_operation_id()
+    operation_id, body = new_operation_id(), {"lane": lane, "n": n}
     while time.monotonic() < ends:
         try:
-            return sync.queue("POST", f"/{lane}", body={"lane": lane, "n": n}, lane=lane, id=operation_id).id
-        except AcceptanceUnknown:
-            time.sleep(0.05)
-        except StorageUnavailable:
+            return sync.queue("POST", f"/{lane}", body=body, lane=lane, id=operation_id, expires=expires).id
+        except (AcceptanceUnknown, StorageUnavailable, QueueFull):
             time.sleep(0.05)
     raise SystemExit("the producer ran out of time")
 

@@ -141,10 +141,11 @@ def test_states_follow_celerys_rule_where_results_are_kept(app: Celery, server: 
     result = app.tasks[SYNC_OP].apply_async(("POST", "/states"), ignore_result=False, lane="states", countdown=0.5)
     assert result.state == "PENDING"
     wait_until(lambda: result.state == "STARTED")
+    arrived(server, "/states")
     server.release(503)
     wait_until(lambda: result.state == "RETRY")
     wait_until(lambda: result.state == "SUCCESS")
-    assert result.get(timeout=5) == {"status": 201}
+    assert result.get(timeout=5) == {"status": 201, "headers": {}, "body": b""}
     server.script("/refused", [404])
     refused = app.tasks[SYNC_OP].apply_async(("POST", "/refused"), ignore_result=False, lane="states")
     wait_until(lambda: refused.state == "FAILURE")

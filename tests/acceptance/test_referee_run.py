@@ -1,11 +1,13 @@
 """The referee: random kills while producers queue and the engine drains; then the upstream's record is judged."""
 
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,13 +18,16 @@ import redis
 from fluxy_sync import FluxySync, StorageUnavailable
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.journal import Journal
+from fluxy_sync.rotation import Rotation
 from tests.conftest import ROOT, SEED, Gateway, wait_until
-from tests.referee import judge
+from tests.referee import judge, operation_id, was_delivered
 from tests.upstream import Upstream
 
 KILLS = 50
 PRODUCERS = 4
 OPERATIONS = 600  # of each producer, spread over the run
+SCRATCH = "scratch"  # ends the names of lanes that may be cleared
+LANES = [f"{i}{lane}" for i in range(PRODUCERS) for lane in ("a", "b", SCRATCH)]
 
 
 def start_producers(gateway: Gateway, folder: Path) -> list["subprocess.Popen[bytes]"]:
@@ -30,14 +35,90 @@ def start_producers(gateway: Gateway, folder: Path) -> list["subprocess.Popen[by
     return [
         subprocess.Popen(
             [
-                sys.executable, "-m", "tests.producer", "--name", f"p{i}", "--count", str(OPERATIONS),
-                "--lanes", f"{i}a,{i}b", "--record", str(folder / f"accepted-{i}.jsonl"), "--every", "0.05",
+                sys.executable, "-m", "tests.producer", "--name", f"p{i}", "--count", str(OPERATIONS), "--expires", "6",
+                "--lanes", f"{i}a,{i}b,{i}{SCRATCH}", "--every", "0.05",
+                "--record", str(folder / f"accepted-{i}.jsonl"),
             ],
             env={**os.environ, **gateway.environment},
             cwd=ROOT,
         )
         for i in range(PRODUCERS)
     ]  # fmt: skip
+
+
+class Operator(threading.Thread):
+    """A person who does everything that a person can do, at random, and remembers what came of it."""
+
+    def __init__(self, sync: FluxySync, upstream: Upstream, chance: random.Random) -> None:
+        super().__init__(name="operator", daemon=True)
+        self._sync, self._upstream, self._chance = sync, upstream, chance
+        self._ways: list[Callable[[str], object]] = [
+            self.pause_lane, self.pause_all, self.cancel, self.cancel, self.clear, self.refuse, self.refuse,
+            self.replay, self.replay, self.hold, self.rotate,
+        ]  # fmt: skip
+        self.cancelled: set[str] = set()
+        self.cleared = 0
+        self.log: list[str] = []
+        self.errors: list[BaseException] = []
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        while not self._ends.wait(0.3):
+            way, lane = self._chance.choice(self._ways), self._chance.choice(LANES)
+            try:
+                way(lane)
+                self.log.append(way.__name__)
+            except StorageUnavailable:
+                self.log.append(f"({way.__name__})")
+            except BaseException as error:  # noqa: BLE001 -- the test fails with it
+                self.errors.append(error)
+                return
+
+    def finish(self) -> None:
+        """End, and leave nothing paused."""
+        self._ends.set()
+        self.join(30)
+        assert not self.errors, self.errors
+        for lane in LANES:
+            self._sync.resume(lane)
+        self._sync.resume()
+
+    def pause_lane(self, lane: str) -> None:
+        self._sync.pause(lane)
+        self._ends.wait(0.4)
+        self._sync.resume(lane)
+
+    def pause_all(self, _lane: str) -> None:
+        self._sync.pause(wait_s=1.0)
+        self._ends.wait(0.2)
+        self._sync.resume()
+
+    def cancel(self, lane: str) -> None:
+        waiting = list(itertools.islice(self._sync.pending(lane), 20))
+        if waiting:
+            one = self._chance.choice(waiting)
+            if self._sync.cancel(one.id, lane):
+                self.cancelled.add(one.id)
+
+    def clear(self, lane: str) -> None:
+        self.cleared += self._sync.clear_queue(f"{lane[0]}{SCRATCH}")
+
+    def refuse(self, lane: str) -> None:
+        self._upstream.script(f"/{lane}", [self._chance.choice([422, 503, "drop"])])
+
+    def replay(self, _lane: str) -> None:
+        refused = [letter.id for letter in self._sync.dead_letters() if letter.reason == "422"]
+        if refused:
+            self._sync.replay(refused, to=self._chance.choice(["head", "tail"]))  # type: ignore[arg-type]
+
+    def hold(self, lane: str) -> None:
+        self._sync.maintenance.inventory.hold(lane, "key:00000000", 1.0)
+
+    def rotate(self, _lane: str) -> None:
+        rotation = Rotation(self._sync.engine, "the referee")
+        if len(self._sync.engine.vault.key_ids) < 4:
+            rotation.add_key()
+        list(rotation.run())
 
 
 class Killer:
@@ -115,17 +196,26 @@ def producers(gateway: Gateway, tmp_path: Path) -> Iterator[list["subprocess.Pop
 def test_fifty_random_kills_lose_double_and_reorder_nothing(
     gateway: Gateway, upstream: Upstream, producers: list["subprocess.Popen[bytes]"], tmp_path: Path
 ) -> None:
-    """Worker, pool process, store and beat die at random: every accepted operation arrives, each lane in order."""
+    """Worker, pool process, store and beat die at random, while a person pauses, cancels, clears, replays and rotates
+    the keys, operations are refused, held or expire, and the queue is full at times: every accepted operation is
+    delivered, dead with a reason, or was taken back; each lane in order.
+    """
     chance = random.Random(SEED)
     with EmbeddedStore(tmp_path / "referee") as store:
         store.wait_ready()
-        gateway.environment["FLUXY_SYNC_REDIS_URL"] = store.url
+        ring = tmp_path / "ring"
+        ring.write_text(gateway.environment.pop("FLUXY_SYNC_KEYS"))
+        gateway.environment |= {
+            "FLUXY_SYNC_REDIS_URL": store.url, "FLUXY_SYNC_KEYS_FILE": str(ring), "FLUXY_SYNC_MAX_LANE_PENDING": "150",
+        }  # fmt: skip
         upstream.start()
         upstream.default({"status": 201, "delay_s": 0.02})  # so that many a kill comes in mid-request
         gateway.start("worker:one", "worker:two", "beat")
         producers += start_producers(gateway, tmp_path)
         killer = Killer(gateway, store, chance)
         sync = FluxySync(gateway.settings())
+        operator = Operator(FluxySync(gateway.settings()), upstream, random.Random(SEED + 1))
+        operator.start()
         for n in range(1, KILLS + 1):
             killer.strike()
             if n == KILLS // 2:
@@ -135,6 +225,8 @@ def test_fifty_random_kills_lose_double_and_reorder_nothing(
             seen = len(upstream.requests())
             wait_until(lambda seen=seen: len(upstream.requests()) > seen or not upstream.running or done(producers), 60)
         assert [p.wait(120) for p in producers] == [0] * PRODUCERS
+        operator.finish()
+        replay_refused(sync)
         wait_until(lambda: pending(sync) == 0, 120)
 
         accepted = [
@@ -142,14 +234,46 @@ def test_fifty_random_kills_lose_double_and_reorder_nothing(
             for i in range(PRODUCERS)
             for line in map(json.loads, (tmp_path / f"accepted-{i}.jsonl").read_text().splitlines())
         ]
-        verdict = judge(accepted, upstream.requests())
-        print(f"seed {SEED}: {verdict}; kills: {' '.join(killer.log)}")
-        assert verdict.ok, f"seed {SEED}: {verdict}; kills: {' '.join(killer.log)}"
+        dead = {letter.id: letter.reason for letter in sync.dead_letters()}
+        verdict = judge(accepted, upstream.requests(), undecided(accepted, upstream, operator, dead))
+        story = f"kills: {' '.join(killer.log)}; the operator: {' '.join(operator.log)}"
+        print(f"seed {SEED}: {verdict}; {len(dead)} dead; {story}")
+        assert verdict.ok, f"seed {SEED}: {verdict}; {story}"
         assert len(accepted) == PRODUCERS * OPERATIONS
+        check_the_undecided(accepted, upstream, operator, dead)
         with redis.Redis.from_url(store.url) as client:
             found = counts_of(client, gateway.environment["FLUXY_SYNC_NAMESPACE"])
         assert found == counted(sync.engine.journal)
         sync.engine.journal.store.close()
+
+
+def replay_refused(sync: FluxySync) -> None:
+    """What the server refused by chance goes out again, so that only what expired stays dead."""
+    while refused := [letter.id for letter in sync.dead_letters() if letter.reason == "422"]:
+        sync.replay(refused)
+        wait_until(lambda: pending(sync) == 0, 120)
+
+
+Accepted = list[tuple[str, str, int]]
+
+
+def undecided(accepted: Accepted, upstream: Upstream, operator: Operator, dead: dict[str, str]) -> set[str]:
+    """Those whose place, or arrival, nobody promised: taken back, dead, replayed after a refusal, or cleared."""
+    refused = {operation_id(r["key"]) for r in upstream.requests() if r["status"] == 422}
+    cleared = {one for one, lane, _ in accepted if lane.endswith(SCRATCH)}
+    return operator.cancelled | set(dead) | refused | cleared
+
+
+def check_the_undecided(accepted: Accepted, upstream: Upstream, operator: Operator, dead: dict[str, str]) -> None:
+    """Each of them, too, was delivered, is dead with a reason, or was taken back."""
+    delivered = {operation_id(r["key"]) for r in upstream.requests() if was_delivered(r)}
+    assert set(dead.values()) <= {"expired"}, dead
+    missing = {one: lane for one, lane, _ in accepted if one not in delivered | set(dead) | operator.cancelled}
+    assert all(lane.endswith(SCRATCH) for lane in missing.values()), missing
+    assert len(missing) <= operator.cleared
+    # What was cancelled was not being sent: nothing of it leaves afterwards, but a try may have failed before.
+    tries = {operation_id(r["key"]) for r in upstream.requests() if was_delivered(r)}
+    assert not operator.cancelled & tries
 
 
 def done(producers: "list[subprocess.Popen[bytes]]") -> bool:
