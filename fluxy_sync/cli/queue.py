@@ -4,10 +4,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from fluxy_sync.cli import suggest
 from fluxy_sync.cli.output import json_option, print_json
 from fluxy_sync.errors import InvalidOperation
 from fluxy_sync.operation import DEFAULT_LANE, JsonBody
@@ -20,18 +21,29 @@ PLAIN_TEXT = "text/plain; charset=utf-8"
 @click.argument("path")
 @click.option("--body", metavar="TEXT|@FILE|-", help="Text (JSON is sent as such), a file's bytes, or stdin's.")
 @click.option("--header", "headers", metavar="K:V", multiple=True, help="A header of the request; may be repeated.")
-@click.option("--lane", default=DEFAULT_LANE, show_default=True, help="Operations of one lane keep their order.")
-@click.option("--id", "operation_id", help="Its idempotency key.  [default: a new UUID]")
+@click.option(
+    "--lane",
+    default=DEFAULT_LANE,
+    show_default=True,
+    shell_complete=suggest.lanes,
+    help="Operations of one lane keep their order.",
+)
+@click.option("--id", help="Its idempotency key.  [default: a new UUID]")
+@click.option("--once", metavar="KEY", help="While an operation with this key waits, it stands for this one.")
+@click.option(
+    "--expires",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="If it wasn't sent by then, it becomes a dead letter.",
+)
+@click.option(
+    "--on-dead",
+    type=click.Choice(["go_on", "halt"]),
+    help="If it becomes a dead letter, its lane goes on, or waits for someone.  [default: FLUXY_SYNC_ON_DEAD]",
+)
+@click.option("--keep-result", is_flag=True, help="Keep the answer, for a program that asks for it.")
 @json_option
-def queue(
-    method: str,
-    path: str,
-    body: str | None,
-    headers: tuple[str, ...],
-    lane: str,
-    operation_id: str | None,
-    as_json: bool,
-) -> None:
+def queue(method: str, path: str, body: str | None, headers: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Queue one HTTP request; when this returns, it is on disk, sealed.
 
     PATH is below the upstream, or an absolute URL to an allowed origin.
@@ -40,7 +52,8 @@ def queue(
     Examples:
       fluxy-sync queue POST /api/posts --body '{"title": "hi"}'
       fluxy-sync queue PUT /photos/7 --body @photo.jpg --header 'Content-Type: image/jpeg' --lane photos
-      sensor-read | fluxy-sync queue POST /api/readings --body - --lane sensor:7
+      sensor-read | fluxy-sync queue POST /api/readings --body - --lane sensor:7 --expires 3600
+      fluxy-sync queue POST /api/orders --body @order.json --once order:42 --on-dead halt
     """
     given = parse_headers(headers)
     data = read_body(body)
@@ -48,7 +61,7 @@ def queue(
         given, data = with_content_type(given, PLAIN_TEXT), data.encode()
     from fluxy_sync.client import FluxySync
 
-    operation = FluxySync().queue(method, path, body=data, headers=given or None, lane=lane, id=operation_id)
+    operation = FluxySync(via="cli").queue(method, path, body=data, headers=given or None, **options)
     if as_json:
         print_json({"id": operation.id, "lane": operation.lane})
     else:

@@ -1,12 +1,12 @@
 """``fluxy-sync status``: what waits, and why."""
 
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import click
 
-from fluxy_sync.cli.output import json_option, make_console, print_json
+from fluxy_sync.cli.output import clock, json_option, make_console, print_json
+from fluxy_sync.words import KEY, duration, many, reason_text, visible
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -21,18 +21,9 @@ GATES = {
     "unauthorized": ("✕", "red", "the upstream refuses the credentials"),
 }
 UNKNOWN_GATE = ("?", "red", "")
-REASONS = {
-    "refused": "connection refused",
-    "dns": "the upstream's name can't be resolved",
-    "no-route": "no route to the upstream",
-    "connect-timeout": "no answer to the connection",
-    "read-timeout": "no answer to the request",
-    "connection-lost": "the connection was lost",
-    "tls": "the TLS handshake failed",
-    "captive-portal": "a captive portal answers in the upstream's place",
-}
-WRONG_ANSWER = "wrong-answer-"
-UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+HELD_NOTE = "wait for someone, or for a missing key"
+PAUSED = "paused"
+STYLES = {"dead": "red"}
 
 
 @click.command()
@@ -61,51 +52,68 @@ def status_panel(record: "Status", namespace: str, upstream: str | None, now: da
     """The record as a field engineer reads it at once."""
     from rich.panel import Panel
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 3))
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column()
     mark, style, meaning = GATES.get(record.gate, UNKNOWN_GATE)
-    table.add_row("gate", f"[bold {style}]{mark} {record.gate}[/]", reason_text(record.reason) or meaning)
+    table.add_row("gate", f"[bold {style}]{mark} {record.gate}[/]", Text(gate_note(record, meaning)))
     if record.since is not None:
         table.add_row("since", "", _since(record.since, now))
     for name, count, note in _counts(record):
-        table.add_row(name, f"[bold]{count:,}[/]" if count else "0", note)
-    title = f"[bold]fluxy-sync[/] {namespace}{f' → {upstream}' if upstream else ''}"
+        table.add_row(name, f"[bold]{count:,}[/]" if count else "0", Text(note, STYLES.get(name, "")))
+    if commands := next_commands(record):
+        table.add_row("next", "", "\n".join(commands))
+    title = Text.assemble(("fluxy-sync", "bold"), f" {namespace}{f' → {upstream}' if upstream else ''}")
     return Panel(table, title=title, title_align="left", border_style=style, padding=(0, 2), expand=False)
 
 
 def _counts(record: "Status") -> list[tuple[str, int, str]]:
     oldest = "" if record.oldest_age_s is None else f"the oldest for {duration(record.oldest_age_s)}"
-    lanes = f"on {record.lanes:,} {'lane' if record.lanes == 1 else 'lanes'}" if record.lanes else ""
-    return [
+    lanes = f"on {many(record.lanes, 'lane')}" if record.lanes else ""
+    counts = [
         ("pending", record.pending, ", ".join(filter(None, (lanes, oldest)))),
         ("syncing", record.syncing, "being sent now" if record.syncing else ""),
         ("retrying", record.retrying, "tried before, waiting for the next try" if record.retrying else ""),
-        ("held", record.held, "wait for someone, or for a missing key" if record.held else ""),
-        ("dead", record.dead, "[red]gave up; kept, not sent[/]" if record.dead else ""),
+        ("held", record.held, held_note(record)),
+        ("dead", record.dead, "gave up; kept, not sent" if record.dead else ""),
+        ("dropped", record.dropped_total, "in all, for newer ones: the queue was full"),
         ("delivered", record.delivered_total, "in all"),
     ]
+    return [row for row in counts if row[0] != "dropped" or row[1]]
+
+
+def held_note(record: "Status") -> str:
+    """Why lanes are held, a line for each reason."""
+    lines = [f"{_why(why)}: {many(lanes, 'lane')}" for why, lanes in sorted(record.held_for.items())]
+    return "\n".join(lines) or (HELD_NOTE if record.held else "")
+
+
+def _why(why: str) -> str:
+    return why if why == PAUSED else visible(reason_text(why))
+
+
+def gate_note(record: "Status", meaning: str) -> str:
+    """Why the gate is as it is, and for how long it stays so, where that is known."""
+    if record.gate == "open" and record.opens_in_s and record.reason:
+        return f"the upstream asked to wait another {duration(record.opens_in_s)}"
+    return visible(reason_text(record.reason)) or meaning
+
+
+def next_commands(record: "Status") -> list[str]:
+    """What to run next, to see more or to go on."""
+    found = {
+        "fluxy-sync resume": record.gate == "paused",
+        "fluxy-sync doctor": record.gate == "unauthorized",
+        "fluxy-sync keys ls": any(why.startswith(KEY) for why in record.held_for),
+        "fluxy-sync ls": bool(record.held_for),
+        "fluxy-sync dead ls": record.dead > 0,
+    }
+    return [command for command, fits in found.items() if fits]
 
 
 def _since(moment: str, now: datetime) -> str:
     began = datetime.fromisoformat(moment)
-    return f"{began:%Y-%m-%d %H:%M:%S} UTC, {duration((now - began).total_seconds())} ago"
-
-
-def reason_text(reason: str) -> str:
-    """A reason code in words."""
-    if reason.startswith(WRONG_ANSWER):
-        return f"the upstream answers {reason.removeprefix(WRONG_ANSWER)}"
-    return REASONS.get(reason, reason)
-
-
-def duration(seconds: float) -> str:
-    """A length of time in two neighbouring units: ``3 d 4 h``, ``12 s``."""
-    left = max(0, round(seconds))
-    for (unit, size), (next_unit, next_size) in pairwise(UNITS):
-        if left >= size:
-            rest = left % size // next_size
-            return f"{left // size} {unit}" + (f" {rest} {next_unit}" if rest else "")
-    return f"{left} s"
+    return f"{clock(began)} UTC, {duration((now - began).total_seconds())} ago"
