@@ -19,7 +19,7 @@ class ByHand(JournalState):
         if entry is not lane.head:
             self.leave(entry)
             entry.become_tombstone()
-        elif lane.in_flight:
+        elif lane.flies(self.now):
             return "sending"
         else:
             self.leave(entry)
@@ -40,7 +40,7 @@ class ByHand(JournalState):
             return "absent"
         if lane.entries[0].id != operation_id:
             return "pending"
-        if lane.in_flight:
+        if lane.flies(self.now):
             return "syncing"
         return "retrying" if lane.count(operation_id) else "pending"
 
@@ -55,7 +55,7 @@ class ByHand(JournalState):
                 self.leave(entry)
                 self.totals["cancelled"] += 1
         self._forget_head(name)
-        if lane.claim and lane.in_flight:
+        if lane.claim and lane.flies(self.now):
             lane.claim.takeovers = 0
         else:
             lane.rest(self.now)
@@ -73,7 +73,7 @@ class ByHand(JournalState):
 
     def hold_by_hand(self, name: str, why: str, for_ms: int) -> tuple[bool, bool]:
         """Whether that is new, and whether an operation of the lane is being sent."""
-        return self.hold(name, why, self.now + for_ms if for_ms else 0), self.lanes[name].in_flight
+        return self.hold(name, why, self.now + for_ms if for_ms else 0), self.lanes[name].flies(self.now)
 
     def let_go(self, name: str, why: str) -> tuple[bool, bool]:
         """Whether a cause went, and whether the wake token was won."""
@@ -122,7 +122,7 @@ class ByHand(JournalState):
     def _put_in_front(self, name: str, entry: Entry) -> None:
         """Before all that waits, but behind what is being sent."""
         lane = self.lanes[name]
-        if lane.in_flight:
+        if lane.flies(self.now):
             lane.entries.insert(1, entry)
         else:
             lane.entries.insert(0, entry)

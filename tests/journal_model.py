@@ -77,7 +77,7 @@ class JournalModel(ByHand):
         for name, count in comes.items():
             lane = self.lanes[name]
             there = len(lane.waiting)
-            may_go[name] = max(0, there - lane.in_flight) if quota.drop_oldest else 0
+            may_go[name] = max(0, there - lane.flies(self.now)) if quota.drop_oldest else 0
             if quota.max_lane_pending:
                 over = max(0, there + count - quota.max_lane_pending)
                 drops[name] = min(over, count) if quota.drop_oldest else over
@@ -97,10 +97,10 @@ class JournalModel(ByHand):
     def _drop_oldest(self, name: str) -> str:
         """The oldest one that nobody may be sending becomes a dead letter."""
         lane = self.lanes[name]
-        oldest = lane.waiting[1 if lane.in_flight else 0]
+        oldest = lane.waiting[1 if lane.flies(self.now) else 0]
         self.bury(name, oldest, "dropped")
         at = lane.entries.index(oldest)
-        if lane.in_flight:
+        if lane.flies(self.now):
             del lane.entries[1 : at + 1]
         else:
             del lane.entries[: at + 1]

@@ -11,7 +11,7 @@ from tests.journal_state import Holding, JournalState, Once, Retry
 
 KEYS = (
     "counts", "ready", "claims", "retries", "held", "oldest", "dead", "index", "gate", "wake", "events", "pulse",
-    "recent", "old", "cancelled", "once", "once_ends", "why",
+    "recent", "old", "cancelled", "once", "once_ends", "why", "large",
 )  # fmt: skip
 COUNTS = ("now", "pending", "bytes", "held", "dead", "fence", "streak", "delivered_at", "forward", "forward_at")
 

@@ -99,10 +99,9 @@ class Lane:
     def head(self) -> Entry | None:
         return self.entries[0] if self.entries else None
 
-    @property
-    def in_flight(self) -> bool:
-        """Whether somebody may be sending the head."""
-        return self.claim is not None and self.claim.holder is not None
+    def flies(self, now: int) -> bool:
+        """Whether somebody may be sending the head: he has a claim that hasn't ended."""
+        return self.claim is not None and self.claim.holder is not None and (self.ready or 0) > now
 
     def retry_of(self, operation_id: str) -> Retry | None:
         """Its retry state, if that is the one named."""
@@ -235,7 +234,7 @@ class JournalState:
         accepted = [lane.head.accepted for lane in lanes if lane.head]
         return {
             "pending": self.pending,
-            "syncing": sum(1 for lane in lanes if lane.in_flight and (lane.ready or 0) > self.now),
+            "syncing": sum(1 for lane in lanes if lane.flies(self.now)),
             "retrying": sum(1 for lane in lanes if lane.retry),
             "held": self.held,
             "held_for": self.held_for,

@@ -79,6 +79,20 @@ class LetterBody(msgspec.Struct, frozen=True):
     raw: bytes
 
 
+class Histogram(msgspec.Struct, frozen=True):
+    """Counts by upper bounds in seconds; one more count than bounds, for what lies beyond the last."""
+
+    bounds_s: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_s: float
+
+
+BOUNDS_S = {  # as in ``lua/settle.lua``
+    "latency": (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 21600, 86400),
+    "response": (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+}
+
+
 class Page(msgspec.Struct, frozen=True):
     """A stretch of a lane: what waits there, the index to go on at (None at its end), and what stood before that."""
 
@@ -162,6 +176,10 @@ class Inventory:
         found = self._journal.store.command("ZRANGEBYSCORE", keys.oldest, "-inf", journal_ms, "LIMIT", 0, LANES_AT_ONCE)
         return [lane.decode() for lane in found]
 
+    def lane_count(self) -> int:
+        """How many lanes hold operations."""
+        return int(self._journal.store.command("ZCARD", self._journal.keys.oldest))
+
     def journal_ms(self) -> int:
         """Journal time as it was last written."""
         return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "now") or 0)
@@ -236,13 +254,38 @@ class Inventory:
                 "HSCAN", self._journal.keys.held, cursor, "COUNT", LANES_AT_ONCE
             )
             for lane, lines in zip(found[::2], found[1::2], strict=True):
-                yield lane.decode(), tuple(line.partition(" ")[2] for line in lines.decode().split("\n"))
+                yield lane.decode(), _causes(lines)
             if cursor == b"0":
                 return
+
+    def why_held(self, lanes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """What those of these lanes that are held wait for."""
+        if not lanes:
+            return {}
+        found = self._journal.store.command("HMGET", self._journal.keys.held, *lanes)
+        return {lane: _causes(lines) for lane, lines in zip(lanes, found, strict=True) if lines is not None}
 
     def in_flight(self, lane: str | None = None) -> int:
         """How many lanes somebody holds a claim on, of all or of this one."""
         return sum(lane in (None, name) for name in self._journal.claims())
+
+    # --- what happened over time
+
+    def samples(self) -> list[tuple[float, int, int, int]]:
+        """An hour of the counts: unix seconds, pending, delivered, dead. A value holds until the next one."""
+        found = self._journal.store.command("LRANGE", self._journal.keys.samples, 0, -1)
+        rows = (sample.split(b" ") for sample in found)
+        return [(float(at), int(pending), int(delivered), int(dead)) for at, pending, delivered, dead in rows]
+
+    def histograms(self) -> dict[str, Histogram]:
+        """How long operations waited for their delivery (``latency``), and the upstream's answers took (``response``).
+
+        They begin anew when the store starts again.
+        """
+        found = self._journal.store.command("HGETALL", self._journal.keys.histogram)
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        values = {name.decode(): int(value) for name, value in pairs}
+        return {name: _histogram(name, bounds, values) for name, bounds in BOUNDS_S.items()}
 
     # --- the audit log
 
@@ -261,9 +304,18 @@ _LETTER_FIELDS = 9
 _DAMAGED = re.compile(DAMAGED + r"([0-9]{1,15})")
 
 
+def _causes(lines: bytes) -> tuple[str, ...]:
+    return tuple(line.partition(" ")[2] for line in lines.decode().split("\n"))
+
+
 def _pairs(fields: Sequence[bytes]) -> dict[str, str]:
     text = [field.decode("utf-8", "replace") for field in fields]
     return dict(zip(text[::2], text[1::2], strict=True))
+
+
+def _histogram(name: str, bounds: tuple[float, ...], values: dict[str, int]) -> Histogram:
+    counts = tuple(values.get(f"{name} {bucket}", 0) for bucket in range(1, len(bounds) + 2))
+    return Histogram(bounds, counts, values.get(f"{name} sum", 0) / 1000)
 
 
 def _waiting(lane: str, entry: tuple[int, int, bytes], now: int, flying: bool, retry: bytes) -> Waiting:

@@ -218,6 +218,7 @@ class Journal:
         floor_s: float = 0.0,
         upstream_s: float = 0.0,
         reason: str = "-",
+        took_s: float | None = None,
         replacement: bytes = b"",
         detail: bytes = b"",
         followers: Sequence[NewRecord] = (),
@@ -232,6 +233,7 @@ class Journal:
             floor_s: the part of the pause that the upstream asked for: nothing brings the lane forward before it.
             upstream_s: how long the upstream asked everybody to wait.
             reason: a status or a fixed code without spaces, shown in clear.
+            took_s: how long the upstream took to answer; None where it didn't.
             replacement: another sealed part for a head that is tried again.
             detail: sealed, kept with a dead letter.
             followers: appended in the same step, past the quota.
@@ -243,12 +245,13 @@ class Journal:
         arguments: list[Argument] = [
             lane, fence, record.pack_id(operation_id), verdict, _ms(pause_s), "-".join(reason.split()) or "-",
             replacement, detail, int(give_up), _ms(length_s), _ms(WAKE_S), _ms(floor_s), _ms(upstream_s), self.once_ms,
+            -1 if took_s is None else _ms(took_s),
         ]  # fmt: skip
         arguments += self._flatten(followers, lanes)
         claim = self._claim_arguments(then_claim, RUN_OPERATIONS, length_s, False)
         after = (self._scripts["claim"].pack(claim),) if then_claim else ()
         answer, *claimed = self.store.run_then(
-            self._scripts["settle"], arguments, self.lane_keys([lane, *lanes]), *after
+            self._scripts["settle"], arguments, [*self.lane_keys([lane, *lanes]), self.keys.histogram], *after
         )
         return Settlement(
             status=_text(answer[0]),
@@ -352,7 +355,14 @@ class Journal:
     def tick(self, role: Literal["beat", "steward"], name: str, *, forget_wake: bool = False) -> Tick:
         """Keep journal time going, and tell what there is to do."""
         gate, opens, due, pending, beat, delivered, offline = self.run(
-            "tick", role, name, int(forget_wake), _ms(WAKE_S), _ms(DURABLE_TIME_S), self.keys.lane_prefix
+            "tick",
+            role,
+            name,
+            int(forget_wake),
+            _ms(WAKE_S),
+            _ms(DURABLE_TIME_S),
+            self.keys.lane_prefix,
+            keys=[self.keys.samples],
         )
         return Tick(
             _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)

@@ -49,6 +49,16 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}secret"
 
     @property
+    def samples(self) -> str:
+        """An hour of the counts, for a plot."""
+        return f"{self.prefix}samples"
+
+    @property
+    def histogram(self) -> str:
+        """How long operations waited, and answers took."""
+        return f"{self.prefix}histogram"
+
+    @property
     def audit(self) -> str:
         return f"{self.prefix}audit"
 
@@ -80,6 +90,6 @@ class Keys(msgspec.Struct, frozen=True):
         """The keys that every script declares, in the order of ``lua/_prelude.lua``."""
         names = (
             "counts ready claims retries held oldest dead dead:index gate wake events pulse recent recent:old "
-            "cancelled once once:ends held:why"
+            "cancelled once once:ends held:why large"
         )
         return tuple(f"{self.prefix}{name}" for name in names.split())

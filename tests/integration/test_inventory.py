@@ -19,7 +19,7 @@ from tests.journal_steps import (
     waiting,
 )
 
-SCAN_RECORDS = 1000  # of lua/_prelude.lua: what one call looks at
+SCAN_RECORDS = 500  # of lua/_prelude.lua: what one call looks at
 MIB = 1024 * 1024
 
 

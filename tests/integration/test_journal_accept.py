@@ -10,7 +10,7 @@ from fluxy_sync.journal.journal import RECENT_IDS
 from fluxy_sync.journal.record import pack_id, parse
 from tests.journal_steps import claim, idle, let_pass, names, new, now_ms, queue, settle_head, waiting
 
-SCAN_RECORDS = 1000  # of lua/_prelude.lua: what one call looks at
+SCAN_RECORDS = 500  # of lua/_prelude.lua: what one call looks at
 COMMAND, REPEATED = b"command-0001", True
 
 

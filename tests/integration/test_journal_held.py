@@ -176,6 +176,7 @@ def test_a_lane_waits_until_its_last_cause_is_gone(journal: Journal, inventory: 
     for why, left in (("replay", 2), ("key:0badcafe", 1)):
         inventory.let_go("a", why)
         assert len(held_for(journal)) == left
+        assert journal.snapshot().held == 1
         assert journal.claim(WORKER) == Idle("open", None)
     inventory.let_go("a")
     assert names(claim(journal).records) == ["one"]

@@ -227,7 +227,7 @@ class JournalMachine(JournalCourse):
         assert self.inventory.replay([(letters[name], sealed) for name in ids], end) == (len(gone), woken)
         for name in gone:
             lane = letters[name].lane
-            behind_flying = min(len(self.order[lane]), int(self.model.lanes[lane].in_flight))
+            behind_flying = min(len(self.order[lane]), int(self.model.lanes[lane].flies(self.model.now)))
             self.order[lane].insert(behind_flying if end == "head" else len(self.order[lane]), name)
 
     @precondition(lambda self: self.model.dead)

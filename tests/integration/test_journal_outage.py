@@ -214,6 +214,9 @@ def test_the_first_delivery_brings_waiting_lanes_forward(journal: Journal) -> No
     jitter = {lane: int(hashlib.sha1(f"{lane}{now}".encode()).hexdigest()[:6], 16) % 1000 for lane in "abc"}
     ready = journal.store.client.zrange(journal.keys.fixed[1], 0, -1, withscores=True)
     assert {lane.decode(): int(score) - now for lane, score in ready} == jitter
+    (shown,) = Inventory(journal).waiting("a")
+    assert shown.next_try_in_s is not None
+    assert shown.next_try_in_s <= FORWARD_JITTER_S
     let_pass(journal, FORWARD_JITTER_S)
     runs = [claim(journal) for _ in "abc"]
     assert [run.retries for run in runs] == [1, 1, 1], "what was counted stays counted"

@@ -1,14 +1,15 @@
 -- Shared by every script: the names of the keys, journal time, the counters, and the few moves that all
 -- transitions are made of. The loader puts it in front of each script.
 --
--- KEYS[1..18], in this order in every script:
+-- KEYS[1..19], in this order in every script:
 --   counts ready claims retries held oldest dead dead:index gate wake events pulse recent recent:old cancelled
---   once once:ends held:why
--- KEYS[19..] the lanes that a script names, where it names any.
+--   once once:ends held:why large
+-- KEYS[20..] the lanes that a script names, where it names any.
 local COUNTS, READY, CLAIMS, RETRIES, HELD, OLDEST = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local DEAD, DEAD_INDEX, GATE, WAKE, EVENTS, PULSE = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local RECENT, RECENT_OLD, CANCELLED, ONCE, ONCE_ENDS, WHY = KEYS[13], KEYS[14], KEYS[15], KEYS[16], KEYS[17], KEYS[18]
-local LANE_KEYS = 18
+local LARGE = KEYS[19]
+local LANE_KEYS = 19
 
 local FORMAT = '\1'
 local FLAG_DUE, FLAG_EXPIRES, FLAG_CANCELLED, FLAG_HALT, FLAG_ONCE, FLAG_REPLAYED = 1, 2, 4, 8, 16, 32
@@ -20,7 +21,9 @@ local NOBODY = '- -' -- the holder of a claim that was taken from a dead one
 
 -- What one call may look at: it must not hold the store for more than 10 ms. So many are read at once: how large a
 -- record is can't be known before it is read.
-local SCAN_RECORDS, SCAN_BYTES, SCAN_STEP = 1000, 1024 * 1024, 4
+local SCAN_RECORDS, SCAN_BYTES = 500, 1024 * 1024
+local SCAN_STEP, SCAN_STEP_LARGE = 128, 4 -- the second on a lane that has had a large record since it was last empty
+local LARGE_BYTES = 16 * 1024
 
 local int = tostring -- exact for whole numbers below 10^14, and all here are
 
@@ -174,10 +177,10 @@ local function write_claim(lane, fence, takeovers, holder)
   redis.call('HSET', CLAIMS, lane, int(fence) .. ' ' .. int(takeovers) .. ' ' .. holder)
 end
 
--- Whether somebody may be sending the lane's head.
+-- Whether somebody may be sending the lane's head: he has a claim that hasn't ended.
 local function in_flight(lane)
   local claim = claim_of(lane)
-  return claim ~= nil and claim.holder ~= NOBODY
+  return claim ~= nil and claim.holder ~= NOBODY and tonumber(redis.call('ZSCORE', READY, lane) or 0) > book.now
 end
 
 -- Retry state: '<retries> <first failure> <not before, by the upstream> <next try> <reason> <id>', times in ms of
@@ -216,8 +219,15 @@ local function note_oldest(lane, head)
     redis.call('ZADD', OLDEST, int(head.accepted), lane)
   else
     redis.call('ZREM', OLDEST, lane)
+    redis.call('SREM', LARGE, lane)
   end
 end
+
+local function note_size(lane, record)
+  if #record > LARGE_BYTES then redis.call('SADD', LARGE, lane) end
+end
+
+local function scan_step(lane) return redis.call('SISMEMBER', LARGE, lane) == 1 and SCAN_STEP_LARGE or SCAN_STEP end
 
 -- Drop tombstones from the front; give the head that stands there then, or nil. Of a great many, some are left: then
 -- the head is a tombstone, for which the lane is looked at again.
@@ -401,6 +411,7 @@ local function push(lane, key, head, record)
   local length = redis.call('RPUSH', key, record)
   book.pending = book.pending + 1
   book.bytes = book.bytes + #record
+  note_size(lane, record)
   if length == 1 then redis.call('ZADD', OLDEST, 'NX', int(head.accepted), lane) end
   if is_held(lane) then book.held = book.held + 1; return false end
   if length > 1 then return false end
@@ -488,15 +499,15 @@ end
 -- --- looking at a lane's records in stretches
 -- `visit(record, index)` sees each, and ends the look by returning something. Gives that, or nil and where to go on.
 
-local function next_step(bytes, seen)
-  return math.max(1, math.min(SCAN_STEP, math.floor(SCAN_BYTES / 4 / (bytes / seen + 1))))
+local function next_step(most, bytes, seen)
+  return math.max(1, math.min(most, math.floor(SCAN_BYTES / 4 / (bytes / seen + 1))))
 end
 
 -- From the tail towards the head, from a negative index: heads that leave meanwhile don't move that, and what is
 -- appended only repeats a little.
-local function scan_back(key, from, visit)
+local function scan_back(lane, key, from, visit)
   local length = redis.call('LLEN', key)
-  local at, seen, bytes, step = length + from, 0, 0, 1
+  local at, seen, bytes, step, most = length + from, 0, 0, 1, scan_step(lane)
   while at >= 0 and seen < SCAN_RECORDS and bytes < SCAN_BYTES do
     local first = math.max(0, at - step + 1)
     local records = redis.call('LRANGE', key, first, at)
@@ -507,14 +518,14 @@ local function scan_back(key, from, visit)
       if found then return found end
     end
     seen, at = seen + #records, first - 1
-    step = next_step(bytes, seen)
+    step = next_step(most, bytes, seen)
   end
   return nil, at < 0 and 0 or at - length
 end
 
 -- From the head towards the tail, at most `most` records. Where to go on is -1 at the lane's end.
-local function scan(key, from, most, visit)
-  local at, seen, bytes, step = from, 0, 0, 1
+local function scan(lane, key, from, most, visit)
+  local at, seen, bytes, step, most_at_once = from, 0, 0, 1, scan_step(lane)
   while seen < most and bytes < SCAN_BYTES do
     local wanted = math.min(step, most - seen)
     local records = redis.call('LRANGE', key, at, at + wanted - 1)
@@ -525,7 +536,7 @@ local function scan(key, from, most, visit)
     end
     seen, at = seen + #records, at + #records
     if #records < wanted then return nil, -1 end
-    step = next_step(bytes, seen)
+    step = next_step(most_at_once, bytes, seen)
   end
   return nil, at
 end

@@ -1,6 +1,6 @@
 #!lua
 -- append: accept operations, all or none, each once.
--- KEYS[19..]  the lanes, each once
+-- KEYS[20..]  the lanes, each once
 -- ARGV[1] command id   [2] '1' if this may be a repeat of a command whose reply was lost
 -- ARGV[3] max pending (0: no bound)   [4] max bytes of memory (0: no bound)   [5] max pending of one lane (0: no bound)
 -- ARGV[6] 'reject'|'drop_oldest', when full   [7] ids to remember   [8] wake's time to live, ms   [9] once's window, ms

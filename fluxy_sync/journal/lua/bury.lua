@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- bury: keep an operation that was never accepted as a dead letter, so that a person can look at it.
--- KEYS[19] the lane   ARGV[1] lane   [2] id   [3] reason   [4] sealed
+-- KEYS[20] the lane   ARGV[1] lane   [2] id   [3] reason   [4] sealed
 -- Returns 1.
 local head = { id = ARGV[2], accepted = book.now, due = 0, expires = 0, replays = 0 }
 head.record = build(head, ARGV[4])

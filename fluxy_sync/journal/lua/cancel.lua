@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- cancel: take one operation out of its lane, unless it is being sent. One call looks at one stretch of the lane.
--- KEYS[19] the lane   ARGV[1] lane   [2] id   [3] where to look from: -1 for the tail, then what the last call gave
+-- KEYS[20] the lane   ARGV[1] lane   [2] id   [3] where to look from: -1 for the tail, then what the last call gave
 -- Returns {'cancelled', record}, {'sending'}, {'next', where to look from} or {'absent'} (the lane ends here).
 local lane, key, id = ARGV[1], KEYS[LANE_KEYS + 1], ARGV[2]
 
@@ -30,5 +30,5 @@ local function visit(record, index)
   return { 'cancelled', record }
 end
 
-local found, from = scan_back(key, tonumber(ARGV[3]), visit)
+local found, from = scan_back(lane, key, tonumber(ARGV[3]), visit)
 return found or (from < 0 and { 'next', from } or { 'absent' })

@@ -66,6 +66,7 @@ redis.call('HSETNX', COUNTS, 'epoch', ARGV[8])
 local answer = {
   'run', lane, fence, length_ms, retry_of(lane, head.id).count, 0, book.now, redis.call('HGET', COUNTS, 'epoch'), buried, head.record,
 }
+local most_at_once = scan_step(lane)
 local bytes, at, step, whole = #head.record, 1, 1, true
 while whole and at < most and bytes < most_bytes do
   local records = redis.call('LRANGE', key, at, math.min(at + step, most) - 1)
@@ -78,7 +79,7 @@ while whole and at < most and bytes < most_bytes do
       bytes = bytes + #record
     end
   end
-  at, step = at + step, math.min(SCAN_STEP, step * 2)
+  at, step = at + step, math.min(most_at_once, step * 2)
 end
 
 if redis.call('ZCOUNT', READY, '-inf', int(book.now)) > 0 then answer[6] = win_wake(wake_ms) end

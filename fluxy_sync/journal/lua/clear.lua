@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- clear: take operations off the front of a lane, whatever they wait for. One call takes a part. A claim stays with
 -- its deadline: the lane reopens when its holder finds its head gone, so that nothing overtakes what is in flight.
--- KEYS[19] the lane   ARGV[1] lane   [2] most records
+-- KEYS[20] the lane   ARGV[1] lane   [2] most records
 -- Returns {operations taken, records taken, tombstones included}.
 local lane, key, most = ARGV[1], KEYS[LANE_KEYS + 1], tonumber(ARGV[2])
-local taken, seen, bytes, tombstones, step = 0, 0, 0, 0, 1
+local taken, seen, bytes, tombstones, step, most_at_once = 0, 0, 0, 0, 1, scan_step(lane)
 most = math.min(most, 500)
 while seen < most and bytes < SCAN_BYTES do
   local records = redis.call('LPOP', key, math.min(step, most - seen)) or {}
@@ -20,7 +20,7 @@ while seen < most and bytes < SCAN_BYTES do
       taken = taken + 1
     end
   end
-  step = next_step(bytes, seen)
+  step = next_step(most_at_once, bytes, seen)
 end
 if tombstones > 0 then forget_tombstones(lane, tombstones) end
 if seen > 0 then

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- drop: delete dead letters for good; a lane that waited for one goes on.
--- KEYS[19..] the lanes, each once   ARGV[1] wake's time to live, ms   [2..] per letter: lane number (1 = KEYS[19]), lane, id
+-- KEYS[20..] the lanes, each once   ARGV[1] wake's time to live, ms   [2..] per letter: lane number (1 = KEYS[20]), lane, id
 -- Returns {won the wake token 0|1, letters that were there}.
 local count, woken = 0, 0
 for at = 2, #ARGV, 3 do

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- find: whether an operation waits in a stretch of a lane, and as what.
--- KEYS[19] the lane   ARGV[1] lane   [2] id   [3] where to look from: -1 for the tail, then what the last call gave
+-- KEYS[20] the lane   ARGV[1] lane   [2] id   [3] where to look from: -1 for the tail, then what the last call gave
 -- Returns {'pending'|'retrying'|'syncing', record, index, journal ms, in flight 0|1, retry state or ''},
 --         {'next', where to look from} or {'absent'}.
 local lane, id = ARGV[1], ARGV[2]
-local found, from = scan_back(KEYS[LANE_KEYS + 1], tonumber(ARGV[3]), function(record, index)
+local found, from = scan_back(lane, KEYS[LANE_KEYS + 1], tonumber(ARGV[3]), function(record, index)
   local head = parse(record, true)
   if head.id ~= id or head.cancelled then return nil end
   if index > 0 then return { 'pending', record, index, book.now, 0, '' } end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- hold: a person, or a long replay, makes one lane wait, or lets it go on.
--- KEYS[19] the lane   ARGV[1] lane   [2] why   [3] '1' to hold, '0' to let go   [4] ms until it goes on by itself (0: never)
+-- KEYS[20] the lane   ARGV[1] lane   [2] why   [3] '1' to hold, '0' to let go   [4] ms until it goes on by itself (0: never)
 -- ARGV[5] wake's time to live, ms
 -- Returns {changed 0|1, an operation of it is being sent 0|1, won the wake token 0|1}.
 local lane, key, why = ARGV[1], KEYS[LANE_KEYS + 1], ARGV[2]

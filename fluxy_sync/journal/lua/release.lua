@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- release: give a claim up. The lane is due at once if operations remain, else it leaves `ready`.
--- KEYS[19] the lane   ARGV[1] lane   [2] fence
+-- KEYS[20] the lane   ARGV[1] lane   [2] fence
 -- Returns 1, or 0 where the claim was somebody else's by then.
 local lane, key = ARGV[1], KEYS[LANE_KEYS + 1]
 local claim = claim_of(lane)

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- replay: put dead letters back into their lanes, past the quota: they count already. In the order given: at the tail
 -- one after another; at the head each in front of the one before, but behind an operation that is being sent.
--- KEYS[19..] the lanes, each once   ARGV[1] 'tail'|'head'   [2] wake's time to live, ms   [3] once's window, ms
--- ARGV[4..] per letter: lane number (1 = KEYS[19]), lane, id, another sealed part or ''
+-- KEYS[20..] the lanes, each once   ARGV[1] 'tail'|'head'   [2] wake's time to live, ms   [3] once's window, ms
+-- ARGV[4..] per letter: lane number (1 = KEYS[20]), lane, id, another sealed part or ''
 -- Returns {won the wake token 0|1, letters that were put back, those that weren't there...}.
 local to_head, wake_ms, once_ms = ARGV[1] == 'head', ARGV[2], tonumber(ARGV[3])
 local FIRST, WIDTH = 4, 4
@@ -33,6 +33,7 @@ local function put_in_front(lane, key, head, record)
   local flies = in_flight(lane)
   local flying = flies and redis.call('LPOP', key) -- none where it was cleared meanwhile
   redis.call('LPUSH', key, record)
+  note_size(lane, record)
   if flying then redis.call('LPUSH', key, flying) end
   book.pending = book.pending + 1
   book.bytes = book.bytes + #record

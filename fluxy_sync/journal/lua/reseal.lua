@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- reseal: put other sealed parts into records of a lane, where nothing else has changed them meanwhile.
--- KEYS[19] the lane   ARGV[1] lane   [2] index of the last one when it was read: since then they can only have moved
+-- KEYS[20] the lane   ARGV[1] lane   [2] index of the last one when it was read: since then they can only have moved
 --   to the front   [3..] per record: id, the first bytes of its sealed part as it was read, another sealed part
 -- Returns the number of records that were resealed.
 local key, last, wanted, left, count = KEYS[LANE_KEYS + 1], tonumber(ARGV[2]), {}, 0, 0
@@ -9,7 +9,7 @@ for at = 3, #ARGV, 3 do
   left = left + 1
 end
 local length = redis.call('LLEN', key)
-scan_back(key, math.min(last, length - 1) - length, function(record, index)
+scan_back(ARGV[1], key, math.min(last, length - 1) - length, function(record, index)
   local head = parse(record, true)
   local new = not head.cancelled and wanted[head.id]
   if new then

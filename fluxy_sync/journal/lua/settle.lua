@@ -1,19 +1,23 @@
 #!lua flags=allow-oom
 -- settle: record what became of one operation. It acts only for the claim's holder, and only on the head it names.
--- KEYS[19] the lane   KEYS[20..] lanes of the followers, each once
+-- KEYS[20] the lane   KEYS[21..] lanes of the followers, each once; the last key: the histograms
 -- ARGV[1] lane   [2] fence   [3] id   [4] 'delivered'|'retry'|'wait'|'hold'|'dead'
 -- ARGV[5] pause, ms (retry, wait; hold: until it is offered again, 0 for never)   [6] reason, no spaces
 -- ARGV[7] another sealed part for a retried head, or ''   [8] sealed detail for a dead letter, or ''
 -- ARGV[9] '1' to give the claim up   [10] the claim's length, ms   [11] wake's time to live, ms
 -- ARGV[12] the part of the pause that the upstream asked for, ms   [13] the same for the whole upstream, ms
--- ARGV[14] once's window, ms   [15..] per follower (a chain's next step, a link): see accept(); 1 = KEYS[20]
+-- ARGV[14] once's window, ms   [15] how long the upstream took to answer, ms (-1: it didn't)
+-- ARGV[16..] per follower (a chain's next step, a link): see accept(); 1 = KEYS[21]
 -- Returns {'ok'|'already'|'fenced', next head's id or '', gate ('waiting': the upstream asked for it),
 --          ms until the claim ends (0: given up), won the wake token 0|1, journal ms}
 local lane, key, fence, id, verdict = ARGV[1], KEYS[LANE_KEYS + 1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local pause_ms, reason, sealed, detail = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
 local give_up, length_ms, wake_ms = ARGV[9] == '1', tonumber(ARGV[10]), ARGV[11]
 local floor_ms, upstream_ms, once_ms = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
-local FIRST = 15
+local took_ms, HISTOGRAM = tonumber(ARGV[15]), KEYS[#KEYS]
+local FIRST = 16
+local LATENCY_MS = { 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 1800000, 3600000, 21600000, 86400000 }
+local RESPONSE_MS = { 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000 }
 
 local claim = claim_of(lane)
 if not claim or claim.fence ~= fence then return { 'fenced', '', gate_now(), 0, 0, book.now } end
@@ -34,6 +38,7 @@ local function keep_head_waiting(counted)
   if sealed ~= '' then
     local record = reseal(head.record, head, sealed)
     redis.call('LSET', key, 0, record)
+    note_size(lane, record)
     book.bytes = book.bytes + #record - #head.record
   end
   local retry = retry_of(lane, id)
@@ -67,8 +72,22 @@ local function goes_on()
   return not give_up and head ~= nil and not head.broken and not head.cancelled and head.due <= book.now and not is_held(lane)
 end
 
+-- Count a time into its bucket. Past the AOF: a counter that begins anew is worth no write for each operation.
+local function observe(what, bounds, ms)
+  local bucket = #bounds + 1
+  for i, bound in ipairs(bounds) do
+    if ms <= bound then bucket = i; break end
+  end
+  redis.set_repl(redis.REPL_NONE)
+  redis.call('HINCRBY', HISTOGRAM, what .. bucket, 1)
+  redis.call('HINCRBY', HISTOGRAM, what .. 'sum', int(ms))
+  redis.set_repl(redis.REPL_ALL)
+end
+
 local kept = false
 if status == 'ok' then
+  if verdict == 'delivered' then observe('latency ', LATENCY_MS, math.max(0, book.now - head.accepted)) end
+  if took_ms >= 0 then observe('response ', RESPONSE_MS, took_ms) end
   append_followers()
   if upstream_ms > 0 then put_off(upstream_ms) end
   if verdict == 'retry' then

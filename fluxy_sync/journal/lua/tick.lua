@@ -2,6 +2,7 @@
 -- tick: keep journal time going, mend what a jumping clock leaves, and tell what there is to do.
 -- What only shows who is alive is written past the AOF (REPL_NONE): an idle system writes nothing to disk.
 -- ARGV[1] 'beat'|'steward'   [2] its name   [3] '1' to forget a waiting wake token   [4] wake's longest life, ms
+-- KEYS[20] samples of the counts
 -- ARGV[5] ms between two durable writes of journal time   [6] prefix of the lanes' keys (see claim)
 -- Returns {gate, ms until claims may begin (-1: closed), ms until a lane comes due (0: due, -1: none), pending,
 --          ms since beat's last tick (-1: unknown), ms since the last delivery (-1: none),
@@ -34,6 +35,17 @@ if book.forward then bring_some_forward(); changed = true end
 if book.pending == 0 and redis.call('HDEL', GATE, 'unauthorized') == 1 then
   redis.call('HSET', GATE, 'since', int(book.wall))
   changed = true
+end
+
+-- An hour of samples, '<unix s> <pending> <delivered> <dead>', written where something has changed.
+local SAMPLES, SAMPLE_S, SAMPLES_KEPT = KEYS[LANE_KEYS + 1], 10, 360
+do
+  local last_at, last = string.match(redis.call('LINDEX', SAMPLES, -1) or '0 ', '^(%d+) (.*)$')
+  local at, totals = math.floor(book.wall / 1000), redis.call('HMGET', COUNTS, 'delivered_total', 'dead')
+  local counted = int(book.pending) .. ' ' .. (totals[1] or '0') .. ' ' .. (totals[2] or '0')
+  if counted ~= last and math.abs(at - tonumber(last_at)) >= SAMPLE_S then
+    if redis.call('RPUSH', SAMPLES, int(at) .. ' ' .. counted) > SAMPLES_KEPT then redis.call('LPOP', SAMPLES) end
+  end
 end
 
 local age = book.wall - book.read_wall
