@@ -26,6 +26,7 @@ def workloads(operations: int, lanes: int, peer: str) -> list[Workload]:
     ours = [
         Workload("one lane", "delay", operations),
         Workload("4 lanes", "queue", operations, lanes=4),
+        Workload("4 lanes, quiet", "queue", operations, lanes=4, quiet=True),
         Workload("many lanes", "many", lanes * PER_LANE, lanes=lanes),
     ]
     return ours if peer == "none" else [Workload("plain", "plain", operations), *ours]

@@ -39,6 +39,7 @@ class Held:
     action: str
     calls: int
     median_ms: float
+    p99_ms: float
     longest_ms: float
 
 
@@ -60,6 +61,7 @@ class Bench:
     def fill(self) -> None:
         """Queue it all, without waiting for the disk: what is measured is not that."""
         self.client.config_set("appendfsync", "no")
+        self.client.config_set("auto-aof-rewrite-percentage", 0)  # its copy would take a core away
         sealed = Operation(("POST", "/api/posts"), {"body": JsonBody(b'{"title":"' + b"x" * 48 + b'"}')})
         for start in range(0, self.operations, BATCH):
             self.journal.append([self._record(sealed, n) for n in range(start, min(start + BATCH, self.operations))])
@@ -73,7 +75,8 @@ class Bench:
         run()
         entries = [e for e in self.client.slowlog_get(100_000) if e["command"].startswith(b"EVALSHA")]
         times = [entry["duration"] / 1000 for entry in entries] or [0.0]
-        return Held(action, len(entries), statistics.median(times), max(times))
+        p99 = sorted(times)[int(len(times) * 0.99)]
+        return Held(action, len(entries), statistics.median(times), p99, max(times))
 
     def actions(self) -> Iterator[Held]:
         """Everything that looks through, or changes, a whole lane."""
@@ -149,11 +152,18 @@ def table(found: list[Held], operations: int) -> Table:
         title=f"The longest hold of the store, one lane of {operations:,} operations (bound {BOUND_MS:g} ms)",
         title_justify="left", title_style="", box=SIMPLE, pad_edge=False, show_edge=False,
     )  # fmt: skip
-    for heading in ("", "calls", "median ms", "longest ms", ""):
+    for heading in ("", "calls", "median ms", "p99 ms", "longest ms", ""):
         result.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for held in found:
         verdict = "met" if held.longest_ms <= BOUND_MS else "missed"
-        result.add_row(held.action, f"{held.calls:,}", f"{held.median_ms:.2f}", f"{held.longest_ms:.2f}", verdict)
+        result.add_row(
+            held.action,
+            f"{held.calls:,}",
+            f"{held.median_ms:.2f}",
+            f"{held.p99_ms:.2f}",
+            f"{held.longest_ms:.2f}",
+            verdict,
+        )
     return result
 
 

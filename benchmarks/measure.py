@@ -31,6 +31,7 @@ class Workload:
     shape: str
     operations: int
     lanes: int = 1
+    quiet: bool = False  # without task events
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def measure(workload: Workload, server: HttpServer, home: Path) -> Figures:
         BenchmarkError: a process failed, or something took too long; the message ends with its log.
     """
     with store(home) as running_store:
-        env = environment(running_store, server, home)
+        env = environment(running_store, server, home) | {"FLUXY_SYNC_TASK_EVENTS": str(not workload.quiet)}
         writes_per_s = running_store.writes_per_s()
         empty = running_store.memory()
         enqueued_per_s = produced(workload, env)

@@ -44,6 +44,7 @@ COMPARISONS = (
     Comparison("drained/s: 4 lanes", "drained_per_s", "4 lanes", "plain", at_least=3.0),
     Comparison("drained/s: one strict lane", "drained_per_s", "one lane", "plain", at_least=1.7),
     Comparison("bytes per pending operation", "bytes_per_operation", "4 lanes", "plain", at_most=0.2),
+    Comparison("drained/s: with task events", "drained_per_s", "4 lanes", "4 lanes, quiet", at_least=0.85),
     Comparison("drained/s: many vs. 4 lanes", "drained_per_s", "many lanes", "4 lanes", at_least=0.8),
 )
 

@@ -14,6 +14,7 @@ from fluxy_sync.access_token import UNREACHABLE as TOKEN_UNREACHABLE
 from fluxy_sync.connectivity import TICK_S, Link
 from fluxy_sync.delivery import RETRY_AFTER_CAP_S, Flight, Stamp, boottime, fence_scope
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, SealError, StorageUnavailable, UnknownKey
+from fluxy_sync.events import TaskEvents
 from fluxy_sync.http_task import HttpTask
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Claim, Idle, Journal, Settlement, StoredRecord
@@ -77,8 +78,11 @@ class Keeper:
 class Flush:
     """Drains lanes for one time slice, in one process of one worker."""
 
-    def __init__(self, app: Any, incarnation: Incarnation, link: Link, keeper: Keeper, hostname: str) -> None:
+    def __init__(
+        self, app: Any, incarnation: Incarnation, link: Link, keeper: Keeper, hostname: str, events: TaskEvents | None
+    ) -> None:
         self._app, self._incarnation, self._link, self._keeper = app, incarnation, link, keeper
+        self._events = events
         self._engine = app.fluxy_engine
         self._journal: Journal = self._engine.journal
         self._hostname = hostname
@@ -93,6 +97,8 @@ class Flush:
             return self._run()
         finally:
             self._give_back()
+            if self._events is not None:
+                self._events.flush()
 
     def _run(self) -> int:
         ends, settled, first = time.monotonic() + SLICE_S, 0, True
@@ -173,6 +179,8 @@ class Flush:
             return self._settle_unopened(claim, stored, opened, claim_ends, give_up)
         flight = Flight(claim_ends, boottime() + self._engine.delivery.deadline_s(len(stored.sealed)))
         now = UnderWay(opened, stored.id, claim.lane, self._stamp(claim, stored, opened, retries), flight, retries)
+        if self._events is not None:
+            self._events.begins(now)
         began = boottime()
         self._trace(now, claim)
         asked = boottime()
@@ -182,6 +190,8 @@ class Flush:
         self._journal_ms = settlement.journal_ms
         if settlement.gate == "unauthorized" and now.authorized:
             self._link.take()
+        if self._events is not None:
+            self._events.ends(now, asked - began)
         if settlement.status == "ok" and now.outcome is not None:
             self._tell(now, stored, now.outcome, asked - began)
         return settlement, asked + settlement.ends_in_s - CLOCK_MARGIN_S
@@ -312,7 +322,14 @@ class Flush:
             try:
                 asked = boottime()
                 settlement = self._journal.settle(
-                    claim.lane, claim.fence, now.id, verdict, followers=now.followers, give_up=give_up, **options
+                    claim.lane,
+                    claim.fence,
+                    now.id,
+                    verdict,
+                    followers=now.followers,
+                    give_up=give_up,
+                    took_s=now.took_s,
+                    **options,
                 )
                 if settlement.claim is not None:
                     self._claimed = settlement.claim, asked

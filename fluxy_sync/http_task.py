@@ -53,8 +53,10 @@ def send(task: HttpTask, method: str, path: str, body: Any = None, headers: dict
         return _send_directly(task, method, path, body, headers)
     delivery = task.engine.delivery
     request = build_request(delivery.upstream, method, path, encode_body(body), headers or {}, now.stamp)
+    began = boottime()
     reply = delivery.send(request, now.flight, now.operation.outcomes, task.rules)
     now.outcome = outcome = reply.outcome
+    now.took_s = boottime() - began if outcome.status is not None else None
     now.authorized = reply.took_credentials
     if outcome.verdict is Verdict.DELIVERED:
         return kept_answer(reply) if now.keeps_result else {"status": outcome.status}

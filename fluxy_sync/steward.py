@@ -15,6 +15,7 @@ from kombu.utils.url import sanitize_url
 from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Watch
 from fluxy_sync.delivery import boottime
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.events import TaskEvents
 from fluxy_sync.flush import Flush, Keeper
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
@@ -93,8 +94,10 @@ class Runtime:
                 # Nothing that the parent opened is of use in a child.
                 journal = self.app.fluxy_engine.journal
                 self._link, self._keeper = make_link(self.app, journal), Keeper(journal)
+                tells = self.app.fluxy_engine.settings.task_events
+                self._events = TaskEvents(self.app, hostname) if tells else None
                 self._pid = os.getpid()
-        return Flush(self.app, self.incarnation, self._link, self._keeper, hostname).run()
+        return Flush(self.app, self.incarnation, self._link, self._keeper, hostname, self._events).run()
 
 
 class Steward(threading.Thread):

@@ -64,6 +64,7 @@ class UnderWay:
         self.operation, self.id, self.lane = operation, operation_id, lane
         self.stamp, self.flight, self.retries = stamp, flight, retries
         self.keeps_result = False
+        self.took_s: float | None = None  # until the upstream's answer was read
         self.outcome: Outcome | None = None
         self.authorized = False  # the upstream took the gateway's credentials
         self.answered = False  # the body has ended: what is queued now follows from the outcome
