@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     namespace: str = "fluxy"
     node: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9_.-]{1,200}$")
     worker_concurrency: int = Field(default=2, ge=1, le=1024)
+    task_events: bool = True
     imports: Annotated[tuple[str, ...], NoDecode] = ()
     max_pending: int = Field(default=0, ge=0)
     max_lane_pending: int = Field(default=0, ge=0)
