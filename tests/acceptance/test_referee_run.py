@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Operator(threading.Thread):
             self.pause_lane, self.pause_all, self.cancel, self.cancel, self.clear, self.refuse, self.refuse,
             self.replay, self.replay, self.hold, self.rotate,
         ]  # fmt: skip
-        self.cancelled: set[str] = set()
+        self.cancelled: dict[str, float] = {}  # when it was certain
         self.cleared = 0
         self.log: list[str] = []
         self.errors: list[BaseException] = []
@@ -98,7 +99,7 @@ class Operator(threading.Thread):
         if waiting:
             one = self._chance.choice(waiting)
             if self._sync.cancel(one.id, lane):
-                self.cancelled.add(one.id)
+                self.cancelled[one.id] = time.time()
 
     def clear(self, lane: str) -> None:
         self.cleared += self._sync.clear_queue(f"{lane[0]}{SCRATCH}")
@@ -261,19 +262,19 @@ def undecided(accepted: Accepted, upstream: Upstream, operator: Operator, dead: 
     """Those whose place, or arrival, nobody promised: taken back, dead, replayed after a refusal, or cleared."""
     refused = {operation_id(r["key"]) for r in upstream.requests() if r["status"] == 422}
     cleared = {one for one, lane, _ in accepted if lane.endswith(SCRATCH)}
-    return operator.cancelled | set(dead) | refused | cleared
+    return set(operator.cancelled) | set(dead) | refused | cleared
 
 
 def check_the_undecided(accepted: Accepted, upstream: Upstream, operator: Operator, dead: dict[str, str]) -> None:
     """Each of them, too, was delivered, is dead with a reason, or was taken back."""
     delivered = {operation_id(r["key"]) for r in upstream.requests() if was_delivered(r)}
     assert set(dead.values()) <= {"expired"}, dead
-    missing = {one: lane for one, lane, _ in accepted if one not in delivered | set(dead) | operator.cancelled}
+    missing = {one: lane for one, lane, _ in accepted if one not in delivered | set(dead) | set(operator.cancelled)}
     assert all(lane.endswith(SCRATCH) for lane in missing.values()), missing
     assert len(missing) <= operator.cleared
-    # What was cancelled was not being sent: nothing of it leaves afterwards, but a try may have failed before.
-    tries = {operation_id(r["key"]) for r in upstream.requests() if was_delivered(r)}
-    assert not operator.cancelled & tries
+    # What was cancelled may have been sent before by a worker that died; nothing of it leaves afterwards.
+    sent = [(operation_id(r["key"]), r["t"]) for r in upstream.requests()]
+    assert [one for one, at in sent if at > operator.cancelled.get(one, at)] == []
 
 
 def done(producers: "list[subprocess.Popen[bytes]]") -> bool:
