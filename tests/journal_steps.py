@@ -78,10 +78,6 @@ def held_for(journal: Journal, lane: str = "a") -> tuple[str, ...]:
     return dict(Inventory(journal).held()).get(lane, ())
 
 
-def is_sealed(record: bytes, sealed: bytes) -> bool:
-    return parse(record).sealed == sealed
-
-
 def let_pass(journal: Journal, seconds: float) -> None:
     """Move journal time on; the wall's clock stays out of it."""
     journal.store.command("HINCRBY", counts(journal), "now", round(seconds * 1000))

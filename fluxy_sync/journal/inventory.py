@@ -266,8 +266,10 @@ class Inventory:
         return {lane: _causes(lines) for lane, lines in zip(lanes, found, strict=True) if lines is not None}
 
     def in_flight(self, lane: str | None = None) -> int:
-        """How many lanes somebody holds a claim on, of all or of this one."""
-        return sum(lane in (None, name) for name in self._journal.claims())
+        """How many lanes somebody holds a claim on that hasn't ended, of all or of this one."""
+        if lane is None:
+            return self._journal.snapshot().syncing
+        return int(self._journal.run("page", lane, 0, b"", 0, lanes=[lane])[3])
 
     # --- what happened over time
 

@@ -293,8 +293,8 @@ class Journal:
 
     def in_flight(self) -> list[str]:
         """The ids of operations that are being sent: the heads of claimed lanes."""
-        heads = (self.run("page", lane, 0, b"", 1, lanes=[lane])[1] for lane in self.claims())
-        return [read_id(head) for head in heads if head]
+        pages = (self.run("page", lane, 0, b"", 1, lanes=[lane]) for lane in self.claims())
+        return [read_id(head) for _, head, _, flying, *_ in pages if head and flying]
 
     # --- one operation
 

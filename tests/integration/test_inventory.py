@@ -3,6 +3,7 @@
 import pytest
 
 from fluxy_sync.journal import Inventory, Journal, Waiting
+from fluxy_sync.journal.journal import CLAIM_S
 from fluxy_sync.journal.record import pack_id, parse
 from tests.journal_steps import (
     claim,
@@ -67,8 +68,12 @@ def settle_head_later(journal: Journal) -> None:
 
 
 def test_what_is_being_sent_is_shown_as_that(journal: Journal, inventory: Inventory) -> None:
-    """The head of a claimed lane, and no other; nor one whose holder is dead."""
+    """The head of a claimed lane, and no other; nor one whose holder is dead, or is over his time."""
     queue(journal, "one", "two")
+    claim(journal)
+    let_pass(journal, CLAIM_S)
+    assert [each.state for each in inventory.waiting("a")] == ["pending", "pending"]
+    assert (journal.in_flight(), inventory.in_flight(), inventory.in_flight("a")) == ([], 0, 0)
     claim(journal)
     assert [each.state for each in inventory.waiting("a")] == ["syncing", "pending"]
     assert journal.in_flight() == ["one"]

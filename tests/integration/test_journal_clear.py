@@ -5,6 +5,7 @@ import pytest
 from fluxy_sync.journal import Claim, Idle, Inventory, Journal, Quota
 from fluxy_sync.journal.journal import CLAIM_S, TAKEOVERS_UNTIL_DEAD
 from fluxy_sync.journal.record import pack_id, parse
+from tests.journal_reading import keys_of
 from tests.journal_state import Entry
 from tests.journal_steps import (
     OTHER_WORKER,
@@ -40,12 +41,9 @@ def clear_all(inventory: Inventory, lane: str = "a") -> list[int]:
 
 def traces(journal: Journal) -> int:
     """How many of the keys that speak of lanes there are."""
-    ready, claims, retries, held, oldest = journal.keys.fixed[1:6]
-    return int(
-        journal.store.command(
-            "EXISTS", journal.keys.lane("a"), ready, claims, retries, held, oldest, journal.keys.fixed[14]
-        )
-    )
+    keys = keys_of(journal)
+    names = ("ready", "claims", "retries", "held", "oldest", "cancelled", "large")
+    return int(journal.store.command("EXISTS", journal.keys.lane("a"), *(keys[name] for name in names)))
 
 
 # --- clear
@@ -191,7 +189,7 @@ def test_large_ones_are_cleared_a_few_at_a_time(journal: Journal, inventory: Inv
     steps = clear_all(inventory)
     assert sum(steps) == 110
     assert max(steps[1:]) <= 4
-    assert (journal.snapshot().pending, journal.snapshot().bytes) == (0, 0)
+    assert (journal.snapshot().pending, journal.snapshot().bytes, traces(journal)) == (0, 0, 0)
 
 
 # --- tombstones in great numbers
@@ -347,6 +345,7 @@ def test_no_call_reads_much_at_once(journal: Journal, inventory: Inventory) -> N
     while (answer := journal.run("find", "a", pack_id("front-0"), look_from, lanes=["a"]))[0] == b"next":
         look_from = answer[1]
         watch()
+    assert len(grew) >= 10
     for _ in inventory.pages("a"):
         watch()
     while inventory.length("a"):
@@ -357,6 +356,29 @@ def test_no_call_reads_much_at_once(journal: Journal, inventory: Inventory) -> N
         let_pass(journal, CLAIM_S)
     assert len(grew) > 100
     assert max(grew) < 6 * MIB
+
+
+@pytest.mark.parametrize("way", ["append", "retry", "head", "tail", "follower"])
+def test_a_lane_is_known_to_hold_large_ones(journal: Journal, inventory: Inventory, way: str) -> None:
+    """However they came: it is read in small steps until it is empty."""
+    large = keys_of(journal)["large"]
+    if way in ("head", "tail"):
+        journal.bury(new("large", size=MIB), "unsealed")
+        queue(journal, "small")
+        assert inventory.replay([(letters(journal)[0], b"")], way)[0] == 1  # type: ignore[arg-type]
+    elif way == "retry":
+        queue(journal, "large", "small")
+        settle_head(journal, "retry", replacement=b"x" * MIB)
+    elif way == "follower":
+        queue(journal, "first", lane="b")
+        settle_head(journal, "delivered", "b", followers=[new("large", size=MIB), new("small")])
+    else:
+        journal.append([new("large", size=MIB), new("small")])
+    assert journal.store.client.smembers(large) == {b"a"}
+    settle_head(journal, "delivered")
+    assert journal.store.client.smembers(large) == {b"a"}
+    settle_head(journal, "delivered")
+    assert journal.store.client.smembers(large) == set()
 
 
 def scripts_memory(journal: Journal) -> int:
