@@ -191,7 +191,9 @@ class Maintenance:
         return count
 
     def _replay_edited(self, letters: list[DeadLetter], end: End, body: Any) -> int:
-        if len(letters) != 1:
+        if not letters:
+            return 0
+        if len(letters) > 1:
             raise InvalidOperation("another body is for one dead letter: name the one; nothing changed")
         letter = letters[0]
         whole = self.inventory.letter(letter.member)

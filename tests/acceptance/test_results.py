@@ -211,6 +211,7 @@ def test_a_replay_with_another_body_has_another_key(sync: FluxySync, server: Ups
     wait_until(lambda: operation.state == "gone")
     sent = [(r["key"], r["body"], r["headers"].get("x-kept")) for r in arrivals(server, "/edit")]
     assert sent == [(operation.id, '{"n":1}', "yes"), (f"{operation.id}.1", '{"n":2}', "yes")]
+    assert sync.replay(operation.id, body={"n": 3}) == 0, "it isn't a dead letter any more"
 
 
 def test_many_dead_letters_are_replayed_in_their_order(sync: FluxySync, server: Upstream) -> None:
