@@ -9,6 +9,7 @@ from fluxy_sync.doctor import Report, examine_app
 from fluxy_sync.engine import Engine
 from fluxy_sync.journal import DeadLetter, NewRecord, Waiting
 from fluxy_sync.journal.inventory import End
+from fluxy_sync.live import Live, LiveValue
 from fluxy_sync.maintenance import UNCHANGED, Maintenance, Pause, who_am_i
 from fluxy_sync.operation import DEFAULT_LANE, SYNC_OP
 from fluxy_sync.result import ResultOf
@@ -76,6 +77,7 @@ class FluxySync:
     def __init__(self, settings: Settings | None = None, *, app: Any = None, via: str = "python") -> None:
         self.app = app or (create_app(settings) if settings is not None else default_app())
         self._who = who_am_i(via)
+        self.live = Live(self.engine)
 
     @property
     def engine(self) -> Engine:
@@ -189,6 +191,20 @@ class FluxySync:
             StorageUnavailable: the store can't be read.
         """
         return read_status(self.engine.journal)
+
+    @property
+    def pending_count(self) -> LiveValue[int]:
+        """How many operations are accepted and unsettled, live: ``.value``, ``.subscribe``, ``.changes``, effects."""
+        return self.live.pending_count
+
+    @property
+    def is_syncing(self) -> LiveValue[bool]:
+        """Whether something is being sent, live. The whole status is ``live.status``."""
+        return self.live.is_syncing
+
+    def close(self) -> None:
+        """End what keeps live values up to date; all else goes on working."""
+        self.live.close()
 
     def pending(self, lane: str | None = None) -> Iterator[Waiting]:
         """What waits, on one lane or on all, each lane head first. Read in pages: never the whole queue at once."""

@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     total_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     data_dir: Path = Field(default_factory=default_data_dir)
     dashboard_port: int = Field(default=5555, ge=0, le=65535)
+    dashboard_url: SecretStr | None = None
 
     _given: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -189,6 +190,22 @@ class Settings(BaseSettings):
             else:
                 origin_of(parts)
         return value
+
+    @field_validator("dashboard_url")
+    @classmethod
+    def _check_dashboard_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        url = value.get_secret_value().rstrip("/")
+        try:
+            parts = urlsplit(url)
+            origin_of(parts)
+            is_fine = not (parts.query or parts.fragment or "@" in parts.path)
+        except ValueError:  # its text may hold a piece of the password
+            is_fine = False
+        if not is_fine:
+            raise ValueError("use http://user:password@host:port, with / ? # in a password written as %2F %3F %23")
+        return SecretStr(url)
 
     @field_validator(*_SECRETS)
     @classmethod

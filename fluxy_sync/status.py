@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from fluxy_sync.journal import Journal
+from fluxy_sync.journal import Journal, Snapshot
 
 ASKED_TO_WAIT_MS = 300  # what is shorter is the jitter of an opening gate
 
@@ -44,7 +44,11 @@ def read_status(journal: Journal) -> Status:
     Raises:
         StorageUnavailable: the store can't be read; unknown is never shown as 0.
     """
-    s = journal.snapshot()
+    return status_of(journal.snapshot())
+
+
+def status_of(s: Snapshot) -> Status:
+    """The record of one moment."""
     since = (
         datetime.fromtimestamp(s.since_wall_ms / 1000, UTC).isoformat(timespec="milliseconds")
         if s.since_wall_ms

@@ -1,6 +1,6 @@
 """What a user's type checker sees of the public names: checked by mypy in ``tests/unit/test_typing.py``, never run."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, assert_type
 
 from fluxy_sync import (
@@ -16,6 +16,7 @@ from fluxy_sync import (
 )
 from fluxy_sync.doctor import Report
 from fluxy_sync.journal import Waiting
+from fluxy_sync.live import Live, LiveValue
 from fluxy_sync.maintenance import Pause
 from fluxy_sync.status import Status
 
@@ -43,6 +44,22 @@ def seeing(sync: FluxySync) -> None:
     assert_type(sync.doctor(), Report)
 
 
+def live_values(sync: FluxySync) -> None:
+    assert_type(sync.pending_count, LiveValue[int])
+    assert_type(sync.pending_count.value, int)
+    assert_type(sync.is_syncing(), bool)
+    assert_type(sync.live, Live)
+    assert_type(sync.live.status.value.stale, bool)
+    assert_type(sync.pending_count.subscribe(print), Callable[[], None])
+    assert_type(sync.live.changes(), AsyncIterator[Status])
+    sync.close()
+
+
+async def live_values_in_a_loop(sync: FluxySync) -> None:
+    async for count in sync.pending_count.changes():
+        assert_type(count, int)
+
+
 def acting(sync: FluxySync) -> None:
     assert_type(sync.clear_queue(), int)
     assert_type(sync.replay("id", to="head", body={"n": 2}), int)
@@ -62,4 +79,5 @@ def mistakes(sync: FluxySync) -> None:
     sync.queue("POST")  # type: ignore[call-arg]
     sync.queue("POST", "/posts", on_dead="explode")  # type: ignore[arg-type]
     sync.queue("POST", "/posts", lane=7)  # type: ignore[arg-type]
+    sync.pending_count.value = 3  # type: ignore[misc]
     sync.replay(to="middle")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from fluxy_sync.cli.dead import dead
 from fluxy_sync.cli.demo import demo
 from fluxy_sync.cli.doctor import doctor
 from fluxy_sync.cli.exits import ErrorMappingGroup
+from fluxy_sync.cli.flower import flower
 from fluxy_sync.cli.keys import keys
 from fluxy_sync.cli.ls import ls
 from fluxy_sync.cli.pause import pause, resume
@@ -18,6 +19,7 @@ from fluxy_sync.cli.queue import queue
 from fluxy_sync.cli.show import show
 from fluxy_sync.cli.status import status
 from fluxy_sync.cli.up import up
+from fluxy_sync.cli.watch import watch
 
 PROGRAM = "fluxy-sync"
 
@@ -42,7 +44,8 @@ def cli() -> None:
 
 
 for command in (
-    up, demo, queue, status, doctor, ls, show, dead, cancel, clear, pause, resume, audit, keys, completion,
+    up, demo, queue, status, watch, doctor, ls, show, dead, cancel, clear, pause, resume, audit, keys, flower,
+    completion,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -1,7 +1,7 @@
 """``fluxy-sync status``: what waits, and why."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -21,9 +21,22 @@ GATES = {
     "unauthorized": ("✕", "red", "the upstream refuses the credentials"),
 }
 UNKNOWN_GATE = ("?", "red", "")
+STALE_SIGN, STALE_STYLE = "!", "red"
 HELD_NOTE = "wait for someone, or for a missing key"
 PAUSED = "paused"
 STYLES = {"dead": "red"}
+
+
+class Watched(NamedTuple):
+    """What ``watch`` adds to the picture."""
+
+    turning: str = ""  # a sign that turns while something is being sent
+    rate: str = ""
+    stale: str = ""  # since when, and why
+    source: str = ""
+
+
+NOT_WATCHED = Watched()
 
 
 @click.command()
@@ -48,7 +61,9 @@ def status(as_json: bool) -> None:
         make_console().print(status_panel(record, settings.namespace, settings.upstream, datetime.now(UTC)))
 
 
-def status_panel(record: "Status", namespace: str, upstream: str | None, now: datetime) -> "Panel":
+def status_panel(
+    record: "Status", namespace: str, upstream: str | None, now: datetime, watched: Watched = NOT_WATCHED
+) -> "Panel":
     """The record as a field engineer reads it at once."""
     from rich.panel import Panel
     from rich.table import Table
@@ -59,28 +74,33 @@ def status_panel(record: "Status", namespace: str, upstream: str | None, now: da
     table.add_column(justify="right")
     table.add_column()
     mark, style, meaning = GATES.get(record.gate, UNKNOWN_GATE)
+    if record.stale:
+        style = STALE_STYLE
+        table.add_row("values", f"[bold {style}]{STALE_SIGN} stale[/]", Text(visible(watched.stale, "\n"), style))
     table.add_row("gate", f"[bold {style}]{mark} {record.gate}[/]", Text(gate_note(record, meaning)))
     if record.since is not None:
         table.add_row("since", "", _since(record.since, now))
-    for name, count, note in _counts(record):
+    for name, count, note in _counts(record, watched):
         table.add_row(name, f"[bold]{count:,}[/]" if count else "0", Text(note, STYLES.get(name, "")))
     if commands := next_commands(record):
         table.add_row("next", "", "\n".join(commands))
+    if watched.source:
+        table.add_row("read from", "", Text(visible(watched.source)))
     title = Text.assemble(("fluxy-sync", "bold"), f" {namespace}{f' → {upstream}' if upstream else ''}")
     return Panel(table, title=title, title_align="left", border_style=style, padding=(0, 2), expand=False)
 
 
-def _counts(record: "Status") -> list[tuple[str, int, str]]:
+def _counts(record: "Status", watched: Watched) -> list[tuple[str, int, str]]:
     oldest = "" if record.oldest_age_s is None else f"the oldest for {duration(record.oldest_age_s)}"
     lanes = f"on {many(record.lanes, 'lane')}" if record.lanes else ""
     counts = [
         ("pending", record.pending, ", ".join(filter(None, (lanes, oldest)))),
-        ("syncing", record.syncing, "being sent now" if record.syncing else ""),
+        ("syncing", record.syncing, f"{watched.turning} being sent now".lstrip() if record.syncing else ""),
         ("retrying", record.retrying, "tried before, waiting for the next try" if record.retrying else ""),
         ("held", record.held, held_note(record)),
         ("dead", record.dead, "gave up; kept, not sent" if record.dead else ""),
         ("dropped", record.dropped_total, "in all, for newer ones: the queue was full"),
-        ("delivered", record.delivered_total, "in all"),
+        ("delivered", record.delivered_total, ", ".join(filter(None, ("in all", watched.rate)))),
     ]
     return [row for row in counts if row[0] != "dropped" or row[1]]
 

@@ -97,6 +97,9 @@ def test_broker_urls_of_a_socket() -> None:
         ("PROBE_INTERVAL_S", "0"),
         ("WORKER_CONCURRENCY", "0"),
         ("DASHBOARD_PORT", "65536"),
+        ("DASHBOARD_URL", "gateway:5555"),
+        ("DASHBOARD_URL", "unix:///run/dashboard.sock"),
+        ("DASHBOARD_URL", "http://gateway:5555/?page=1"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -141,6 +144,7 @@ def test_no_store_is_named_when_it_is_needed() -> None:
         {"broker_url": f"amqp://u:{SECRET}@store"},
         {"keys": SECRET},
         {"auth_bearer": SECRET},
+        {"dashboard_url": f"http://ops:{SECRET}@gateway:5555/"},
     ],
 )
 def test_secrets_are_masked(values: dict[str, Any]) -> None:
@@ -154,6 +158,14 @@ def test_a_wrong_secret_is_not_shown(url: str) -> None:
     """The sentence says what is wrong, never the value."""
     with pytest.raises(ConfigError, match="FLUXY_SYNC_REDIS_URL") as caught:
         load_settings(redis_url=url)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [f"http://ops:{SECRET}/x@gateway", f"http://o:1/{SECRET}@b", f"http://[{SECRET}/"])
+def test_a_password_of_the_dashboard_is_not_shown(url: str) -> None:
+    """One that isn't quoted as a URL wants it would go to another host: the sentence says how to write it."""
+    with pytest.raises(ConfigError, match=r"FLUXY_SYNC_DASHBOARD_URL: use http://user:password@host") as caught:
+        load_settings(dashboard_url=url)
     assert SECRET not in str(caught.value)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
@@ -26,6 +27,7 @@ LANES = ("orders", "photos", "readings")
 ON_EACH_LANE = 20
 OPERATIONS = len(LANES) * ON_EACH_LANE
 KILL_AFTER = OPERATIONS // 3  # arrivals, at the second kill
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "social" / "__main__.py"
 SECRET = "nobody-reads-this-on-the-way"  # noqa: S105 - stands in each body, to be looked for on disk
 
 
@@ -192,6 +194,8 @@ class Story:
         )
         for line in tries:
             self._console.print(f"  {line}", soft_wrap=True, markup=False)
+        if EXAMPLE.exists():  # in a checkout; the package has no examples
+            self._console.print("\nFor an application on top of it, with posts that show at once: make social")
         with suppress(KeyboardInterrupt, Ended):
             self._stage.wait()
         self._console.print("\nEnding, and removing what the demo made.")
