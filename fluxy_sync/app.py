@@ -5,7 +5,7 @@ import functools
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery
 from celery.app.control import Control
@@ -229,10 +229,10 @@ def app_or_exit(*, reads_operations: bool = True) -> Celery:
     """The default app for a command that serves it: what is missing is said in one sentence, with exit code 2.
 
     Args:
-        reads_operations: whether it needs the keys and the upstream; a dashboard has neither.
+        reads_operations: whether it needs the keys and the upstream; else it has no keys, even where there are some.
     """
     try:
-        app = default_app()
+        app = default_app() if reads_operations else keyless_app(load_settings())
         _ = app.fluxy_engine.settings.store_url
         if reads_operations:
             _ = app.fluxy_engine.vault, app.fluxy_engine.settings.upstream_url
@@ -242,6 +242,11 @@ def app_or_exit(*, reads_operations: bool = True) -> Celery:
         print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         raise SystemExit(2) from None
     return app
+
+
+def keyless_app(settings: Settings) -> Celery:
+    """An app that can open nothing and loads no tasks of the user: for a dashboard, which shows no payload."""
+    return create_app(settings.model_copy(update={"keys": None, "keys_file": None, "imports": ()}))
 
 
 def _import_tasks(app: Celery) -> None:
@@ -258,7 +263,7 @@ def _check_store(app: Celery) -> None:
 
 
 def celery_arguments(role: str, settings: Settings) -> list[str]:
-    """The arguments that Celery's command line takes for a role: worker, beat or flower."""
+    """The arguments that Celery's command line takes for a role: worker or beat."""
     if role == "worker":
         queues = f"{settings.queue_name},{settings.namespace}.tasks"
         return [
@@ -272,21 +277,33 @@ def celery_arguments(role: str, settings: Settings) -> list[str]:
             "-l",
             "INFO",
         ]
-    return [role, "-l", "INFO"] if role == "beat" else [role]
+    return [role, "-l", "INFO"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve one role of a gateway: ``python -m fluxy_sync.app worker|beat|flower [Celery's own options]``.
+    """Serve one role of a gateway: ``python -m fluxy_sync.app worker|beat|flower [Celery's or Flower's own options]``.
 
     Raises:
-        SystemExit: always, with Celery's exit code, or 2 where a setting is missing or wrong.
+        SystemExit: always, with that program's exit code, or 2 where a setting is missing or wrong.
     """
     role, *rest = sys.argv[1:] if arguments is None else arguments
     if role not in ROLES:
         print(f"fluxy-sync: there is no role {role}; use one of {', '.join(ROLES)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
     app = app_or_exit(reads_operations=role != "flower")
+    if role == "flower":
+        _serve_dashboard(app, rest)
     raise SystemExit(app.start([*celery_arguments(role, app.fluxy_engine.settings), *rest]))
+
+
+def _serve_dashboard(app: Celery, arguments: Sequence[str]) -> NoReturn:
+    from fluxy_sync.dashboard import serve
+
+    try:
+        serve(app, arguments)
+    except ConfigError as error:
+        print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- as above
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ WORKER_GRACE_S = 35.0  # an operation's total deadline, and some
 READY_POLL_S = 0.02
 DASHBOARD_USER = "fluxy"
 DASHBOARD_PASSWORD_FILE = "dashboard.password"  # noqa: S105 - a file's name
+LOOPBACK = "127.0.0.1"
+NOT_FOR_THE_DASHBOARD = (f"{ENV_PREFIX}KEYS", f"{ENV_PREFIX}AUTH_", f"{ENV_PREFIX}CLIENT_")
 TOLD_TO_PRODUCERS = ("redis_url", "broker_url", "namespace", "upstream", "allowed_origins", "max_bytes")
 LIMITS_TOLD_IF_SET = ("max_pending", "max_body_bytes", "durability")
 ALWAYS_PASSED_ON = frozenset({"redis_url", "namespace", "node", "data_dir"})
@@ -82,8 +84,8 @@ class Gateway:
     def _check(self) -> None:
         if self.settings.probe_url is None:
             _ = self.settings.upstream_url
-        if self._wants_dashboard and not has_flower():
-            raise ConfigError("the dashboard needs Flower; install it with: pip install 'fluxy-sync[dashboard]'")
+        if self._wants_dashboard:
+            require_flower()
 
     def _bring_up(self, supervisor: Supervisor) -> None:
         live = self._start_store(supervisor)
@@ -203,31 +205,55 @@ def has_flower() -> bool:
     return importlib.util.find_spec("flower") is not None
 
 
-def dashboard_of(live: Settings, base: Environment) -> Dashboard:
-    """Flower on the loopback interface with a password that is kept in the data directory; FLOWER_* win.
+def require_flower() -> None:
+    """Check that the dashboard's package is installed.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    if not has_flower():
+        raise ConfigError("the dashboard needs Flower; install it with: pip install 'fluxy-sync[dashboard]'")
+
+
+def refuse_open_api(environment: Environment) -> None:
+    """Check that nobody may act without signing in.
 
     Raises:
         ConfigError: FLOWER_UNAUTHENTICATED_API is set, which lets any website start tasks here.
     """
-    if base.get("FLOWER_UNAUTHENTICATED_API", "").lower() not in ("", "0", "false", "no", "off"):
+    if environment.get("FLOWER_UNAUTHENTICATED_API", "").lower() not in ("", "0", "false", "f", "no", "n", "off"):
         raise ConfigError("FLOWER_UNAUTHENTICATED_API lets any website start tasks on this gateway; unset it")
-    port = base.get("FLOWER_PORT") or str(_dashboard_port(live))
-    environment = {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": port, **base}
+
+
+def dashboard_of(live: Settings, base: Environment) -> Dashboard:
+    """Flower on the loopback interface with a password that is kept in the data directory; FLOWER_* win.
+
+    It gets no keys and no credentials: it has no use for them, and answers the network.
+
+    Raises:
+        ConfigError: FLOWER_UNAUTHENTICATED_API is set.
+    """
+    refuse_open_api(base)
+    port = base.get("FLOWER_PORT") or str(dashboard_port(live))
+    kept = {name: value for name, value in base.items() if not name.startswith(NOT_FOR_THE_DASHBOARD)}
+    given = {name: value for name, value in kept.items() if value or not name.startswith("FLOWER_")}
+    environment = {"FLOWER_ADDRESS": LOOPBACK, "FLOWER_PORT": port, **given}
     password = None
-    if not base.keys() & {"FLOWER_BASIC_AUTH", "FLOWER_AUTH", "FLOWER_AUTH_PROVIDER"}:
-        password = _dashboard_password(live.data_dir / DASHBOARD_PASSWORD_FILE)
+    if not (base.get("FLOWER_BASIC_AUTH") or base.get("FLOWER_AUTH")):
+        password = kept_secret(live.data_dir / DASHBOARD_PASSWORD_FILE)
         environment["FLOWER_BASIC_AUTH"] = f"{DASHBOARD_USER}:{password}"
     return Dashboard(f"http://{environment['FLOWER_ADDRESS']}:{port}", password, environment)
 
 
-def _dashboard_port(live: Settings) -> int:
+def dashboard_port(settings: Settings) -> int:
     """The port that was asked for; the usual one, or any free one, if none was."""
-    if live.dashboard_port and "dashboard_port" in live.model_fields_set:
-        return live.dashboard_port
-    return free_port(live.dashboard_port)
+    if settings.dashboard_port and "dashboard_port" in settings.model_fields_set:
+        return settings.dashboard_port
+    return free_port(settings.dashboard_port)
 
 
-def _dashboard_password(path: Path) -> str:
+def kept_secret(path: Path) -> str:
+    """A secret that is made once and stays, readable by its owner alone."""
     if not path.exists():
         write_private(path, secrets.token_urlsafe(16))
     return path.read_text(encoding="utf-8").strip()

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = re.findall(
     r"^\| `(FLUXY_SYNC_\w+)` \| (.*?) \| (.*) \|$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE
 )
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/operating.md", "docs/live.md", "docs/dashboard.md"]
 SECRETS = {ENV_PREFIX + name.upper() for name, f in Settings.model_fields.items() if "SecretStr" in str(f.annotation)}
 
 
@@ -36,7 +37,7 @@ def test_the_table_has_the_defaults(variable: str, default: str, text: str) -> N
     assert text.startswith("secret: ") == (variable in SECRETS)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/configuration.md", "docs/operating.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/configuration.md"])
 def test_links_lead_somewhere(document: str) -> None:
     """Each relative link names a file that exists."""
     path = ROOT / document
@@ -44,7 +45,7 @@ def test_links_lead_somewhere(document: str) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/operating.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_only_variables_that_exist_are_named(document: str) -> None:
     """A FLUXY_SYNC_ variable in a document is one that is read, or its _FILE."""
     named = set(re.findall(r"FLUXY_SYNC_[A-Z]+(?:_[A-Z]+)*", (ROOT / document).read_text()))
