@@ -8,13 +8,16 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 
 .DEFAULT_GOAL = help
-.PHONY: help demo up test check bench clean
+.PHONY: help demo social up test check bench screenshots clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 demo: $(STAMP) ## See it work: queue offline, kill workers, judge what arrives; ARGS=--exit ends by itself
 	@$(BIN)/fluxy-sync demo $(ARGS)
+
+social: $(STAMP) ## Run the social example: posts that show at once, whether its server is up or down
+	@$(BIN)/python -m examples.social $(ARGS)
 
 up: $(STAMP) ## Run a gateway until Ctrl-C; needs FLUXY_SYNC_UPSTREAM
 	@$(BIN)/fluxy-sync up $(ARGS)
@@ -30,6 +33,9 @@ check: $(STAMP) ## Lint, formatting, types, import rules
 
 bench: $(STAMP) ## Measure this product beside plain Celery
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: $(STAMP) ## Make the pictures of the dashboard in docs/images; needs chromium and chromium-driver
+	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Applications that use fluxy-sync. They aren't part of the package."""

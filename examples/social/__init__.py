@@ -1,0 +1,1 @@
+"""A social feed that works without its server: see README.md."""
