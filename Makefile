@@ -34,8 +34,9 @@ check: $(STAMP) ## Lint, formatting, types, import rules
 bench: $(STAMP) ## Measure this product beside plain Celery
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-screenshots: $(STAMP) ## Make the pictures of the dashboard in docs/images; needs chromium and chromium-driver
-	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
+screenshots: $(STAMP) ## Make the pictures in docs/images; needs chromium and chromium-driver
+	@$(BIN)/python -m tests.browser.screenshots
+	@$(BIN)/python -m tests.browser.social_images
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -69,9 +69,9 @@ class Terminal:
     def __init__(self, env: dict[str, str]) -> None:
         self._fd, its_end = pty.openpty()
         self.resize(80)
-        self._process = subprocess.Popen(
-            COMMAND, env=env | {"TERM": "xterm-256color"}, stdin=its_end, stdout=its_end, stderr=its_end
-        )
+        env = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}  # they would win
+        env["TERM"] = "xterm-256color"
+        self._process = subprocess.Popen(COMMAND, env=env, stdin=its_end, stdout=its_end, stderr=its_end)
         os.close(its_end)
         self._written = b""
 
