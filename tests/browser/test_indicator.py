@@ -46,6 +46,7 @@ def test_from_offline_to_the_check_mark(
     wait_for(browser, "offline", "Offline, 1 pending updates")
     upstream.start()
     wait_for(browser, "syncing", "Syncing 1 items...")
+    wait_until(upstream.requests, what="the request to arrive")
     upstream.release(201)
     wait_for(browser, "synced", "All synced")
     assert (read(browser)["role"], read(browser)["spoken"]) == ("status", "All synced")
