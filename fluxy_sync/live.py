@@ -204,7 +204,7 @@ class Live:
             sources = self._start()
             if self._is_known and not self.is_closed:
                 return
-            if self._doubt is not None and self._watcher is not None:
+            if self._doubt is not None and self._watcher is not None and self._picture.status is None:
                 raise StorageUnavailable(str(self._doubt)) from self._doubt
         try:
             self._note(sources.read())
