@@ -57,8 +57,9 @@ class ResultOf:
             raise self._not_kept()
         for _ in _polls(timeout):
             meta = self._stored()
-            if meta is not None:
+            if meta is not None and meta[0] == states.SUCCESS:
                 return self._read(*meta)
+            # A failure is stored a moment before it is settled: only once it is, it is known what became of it.
             if not self._waits():
                 meta = self._stored()  # it may just have left
                 if meta is not None:
