@@ -51,7 +51,7 @@ class Upstream:
         self._script = Script()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # several threads of a test may tell it things, one at a time
         self._seen: list[dict[str, Any]] = []
         self._offset = 0
 
@@ -67,6 +67,10 @@ class Upstream:
 
     def start(self) -> Self:
         """Listen. Returns once connections are accepted."""
+        with self._lock:
+            return self._start()
+
+    def _start(self) -> Self:
         if self.running:
             return self
         self._close()
@@ -99,9 +103,10 @@ class Upstream:
 
     def stop(self) -> None:
         """Close the listening socket and every connection: new connections are refused."""
-        if self.running:
-            self._tell("stop")
-        self._close()
+        with self._lock:
+            if self.running:
+                self._tell("stop")
+            self._close()
 
     def kill(self) -> None:
         """End it by SIGKILL."""
@@ -169,10 +174,11 @@ class Upstream:
         return self._seen
 
     def _change(self, field: str, value: Any) -> None:
-        if self.running:
-            self._tell("change", field, value)
-        else:
-            self._script.change(field, value)
+        with self._lock:
+            if self.running:
+                self._tell("change", field, value)
+            else:
+                self._script.change(field, value)
 
     def _tell(self, *command: Any) -> None:
         """Send a command; the answer is the script as it stands after it."""
