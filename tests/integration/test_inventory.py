@@ -294,6 +294,8 @@ def test_what_has_changed_meanwhile_is_left_alone(journal: Journal, inventory: I
     after = inventory.records("a", 0, 3)
     assert after[:2] == before[:2]
     assert parse(after[2]).sealed == b"resealed"
+    assert inventory.reseal("a", 2, [("cancelled", b"", b"resealed")]) == 0
+    assert inventory.records("a", 0, 3) == after
 
 
 def test_a_head_in_flight_is_resealed(journal: Journal, inventory: Inventory) -> None:

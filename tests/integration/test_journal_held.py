@@ -108,6 +108,18 @@ def test_a_lane_paused_while_it_is_claimed_rests_afterwards(journal: Journal, in
     assert journal.snapshot().held == len(waiting(journal))
 
 
+def test_a_lane_held_twice_for_the_same_leaves_the_schedule(journal: Journal, inventory: Inventory) -> None:
+    """Somebody held it for its head's credentials while it was claimed, and then its holder does."""
+    queue(journal, "one")
+    run = claim(journal)
+    inventory.hold("a", "credentials")
+    journal.settle("a", run.fence, "one", "hold", reason="credentials", pause_s=30)
+    assert journal.tick("beat", "b").due_in_s is None
+    assert journal.snapshot().held_for == {"credentials": 1}
+    let_pass(journal, 31)
+    assert journal.tick("beat", "b").due_in_s == 0
+
+
 @pytest.mark.parametrize("way", ["deadline", "reclaim"])
 def test_a_lane_paused_while_its_holder_dies_rests(journal: Journal, inventory: Inventory, way: str) -> None:
     """Nobody takes it over; let go, it starts without a count of takeovers."""
