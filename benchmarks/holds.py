@@ -1,10 +1,11 @@
 """``python -m benchmarks.holds``: how long one call holds the store, on a lane of a million operations.
 
-The store itself measures: SLOWLOG keeps the time that each script took, without the wire.
+The store itself measures, without the wire: its statistics give the mean, SLOWLOG the longest call. Only what takes
+LOGGED_MS or more is logged: a log of each command that scripts run grows so large that giving its memory back shows up
+in the next script's time.
 """
 
 import dataclasses
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from fluxy_sync.settings import Settings
 from fluxy_sync.vault import new_key
 
 BOUND_MS = 10.0
+LOGGED_MS = 0.5
 LANE = "long"
 BATCH = 1000
 RING = "ring"
@@ -38,9 +40,8 @@ class Held:
 
     action: str
     calls: int
-    median_ms: float
-    p99_ms: float
-    longest_ms: float
+    mean_ms: float
+    longest_ms: float  # LOGGED_MS where none took so long
 
 
 class Bench:
@@ -55,8 +56,8 @@ class Bench:
         self.maintenance = Maintenance(self.engine, "benchmark")
         self.operations = operations
         self.client: Any = self.journal.store.client
-        self.client.config_set("slowlog-log-slower-than", 0)
-        self.client.config_set("slowlog-max-len", 100_000)
+        self.client.config_set("slowlog-log-slower-than", round(LOGGED_MS * 1000))
+        self.client.config_set("slowlog-max-len", 10_000)
 
     def fill(self) -> None:
         """Queue it all, without waiting for the disk: what is measured is not that."""
@@ -70,13 +71,14 @@ class Bench:
         return self.engine.seal(operation, LANE, f"op-{n}")
 
     def measure(self, action: str, run: Callable[[], object]) -> Held:
-        """Run an action, and ask the store how long each of its scripts took."""
+        """Run an action, and ask the store how long its scripts took."""
         self.client.slowlog_reset()
+        self.client.config_resetstat()
         run()
-        entries = [e for e in self.client.slowlog_get(100_000) if e["command"].startswith(b"EVALSHA")]
-        times = [entry["duration"] / 1000 for entry in entries] or [0.0]
-        p99 = sorted(times)[int(len(times) * 0.99)]
-        return Held(action, len(entries), statistics.median(times), p99, max(times))
+        scripts = self.client.info("commandstats").get("cmdstat_evalsha", {"calls": 0, "usec_per_call": 0})
+        slow = [e for e in self.client.slowlog_get(10_000) if e["command"].startswith(b"EVALSHA")]
+        longest_ms = max([LOGGED_MS, *(entry["duration"] / 1000 for entry in slow)])
+        return Held(action, scripts["calls"], scripts["usec_per_call"] / 1000, longest_ms)
 
     def actions(self) -> Iterator[Held]:
         """Everything that looks through, or changes, a whole lane."""
@@ -152,15 +154,14 @@ def table(found: list[Held], operations: int) -> Table:
         title=f"The longest hold of the store, one lane of {operations:,} operations (bound {BOUND_MS:g} ms)",
         title_justify="left", title_style="", box=SIMPLE, pad_edge=False, show_edge=False,
     )  # fmt: skip
-    for heading in ("", "calls", "median ms", "p99 ms", "longest ms", ""):
+    for heading in ("", "calls", "mean ms", "longest ms", ""):
         result.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for held in found:
         verdict = "met" if held.longest_ms <= BOUND_MS else "missed"
         result.add_row(
             held.action,
             f"{held.calls:,}",
-            f"{held.median_ms:.2f}",
-            f"{held.p99_ms:.2f}",
+            f"{held.mean_ms:.2f}",
             f"{held.longest_ms:.2f}",
             verdict,
         )

@@ -1,17 +1,14 @@
 """Where live values are read: the dashboard, or the store itself."""
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
-import redis
 
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import FluxySyncError, StorageUnavailable
+from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.event_stream import Dashboard, DashboardUnavailable
 from fluxy_sync.journal import Journal, Store, connect
 from fluxy_sync.status import Status, read_status
@@ -20,8 +17,6 @@ from fluxy_sync.tls import Tls
 logger = logging.getLogger(__name__)
 
 STORE_TIMEOUT_S = 1.0
-TURN_S = 0.05  # what a stop waits at most for somebody who listens
-DEAF_S = 2.0  # after the store's messages were lost
 
 SourceName = Literal["dashboard", "store"]
 
@@ -74,14 +69,15 @@ class StoreSource:
         """
         began = time.monotonic()
         try:
-            status = read_status(self._reach())
+            status = read_status(self.reach())
         except msgspec.ValidationError as error:
             raise StorageUnavailable(
                 "the store's counts can't be read; were they written by another version?"
             ) from error
         return Reading(status, "store", self._engine.settings.namespace, began)
 
-    def _reach(self) -> Journal:
+    def reach(self) -> Journal:
+        """The journal; raises ConfigError where the store's address can't be read."""
         with self._lock:
             if self._journal is None:
                 settings = self._engine.settings
@@ -89,71 +85,12 @@ class StoreSource:
                 self._journal = Journal(store, settings.namespace)
             return self._journal
 
-    def listen(self) -> "redis.client.PubSub":
-        """Subscribe to the store's "something changed" messages."""
-        journal = self._reach()
-        pubsub: Callable[..., redis.client.PubSub] = journal.store.client.pubsub  # redis-py leaves it untyped
-        messages = pubsub(ignore_subscribe_messages=True)
-        messages.subscribe(journal.keys.events)
-        return messages
-
     def close(self) -> None:
         """Give its connections up; the next reading makes new ones."""
         with self._lock:
             journal, self._journal = self._journal, None
         if journal is not None:
             journal.store.close()
-
-
-class Hints:
-    """Listens for "something changed". Messages may get lost, or none may be had at all: nothing depends on them."""
-
-    def __init__(self, source: StoreSource) -> None:
-        self._source = source
-        self._messages: redis.client.PubSub | None = None
-        self._deaf_until = 0.0
-
-    def wait(self, seconds: float, stop: threading.Event) -> bool:
-        """Wait for the next one; False where none came."""
-        ends = time.monotonic() + seconds
-        if self._messages is None and time.monotonic() >= self._deaf_until:
-            self._subscribe()
-        while not stop.is_set() and (left_s := ends - time.monotonic()) > 0:
-            if self._messages is None:
-                stop.wait(left_s)
-            elif self._listen(min(left_s, TURN_S)):
-                return True
-        return False
-
-    def forget(self) -> None:
-        """Drop those that have come: what they hint at is about to be read."""
-        while self._messages is not None and self._listen(0.0):
-            pass
-
-    def _subscribe(self) -> None:
-        try:
-            self._messages = self._source.listen()
-        except (redis.RedisError, FluxySyncError, OSError):
-            self._lose()
-
-    def _listen(self, seconds: float) -> bool:
-        assert self._messages is not None
-        try:
-            return self._messages.get_message(timeout=seconds) is not None
-        except (redis.RedisError, OSError):
-            self._lose()
-            return False
-
-    def _lose(self) -> None:
-        self.close()
-        self._deaf_until = time.monotonic() + DEAF_S
-
-    def close(self) -> None:
-        """Listen no more."""
-        messages, self._messages = self._messages, None
-        if messages is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                messages.close()
 
 
 class Sources:

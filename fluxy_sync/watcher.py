@@ -8,7 +8,8 @@ from typing import Protocol
 
 from fluxy_sync.errors import FluxySyncError, StorageUnavailable
 from fluxy_sync.event_stream import Dashboard, DashboardUnavailable, EventStream
-from fluxy_sync.live_source import Hints, Reading, Sources
+from fluxy_sync.journal import Hints
+from fluxy_sync.live_source import Reading, Sources
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Watcher(threading.Thread):
         self._sources = sources
         self._audience = audience
         self._door = Door(sources.dashboard)
-        self._hints = Hints(sources.store)
+        self._hints = Hints(sources.store.reach)
         self._stopped = threading.Event()
         self._stream: EventStream | None = None
 

@@ -9,10 +9,12 @@ from fluxy_sync.dashboard.board import Board
 from fluxy_sync.dashboard.handler import Refusal, SyncHandler
 from fluxy_sync.dashboard.openapi import LIMIT_DEFAULT, LIMIT_MOST, document
 from fluxy_sync.journal import DeadLetter, Inventory, Waiting
+from fluxy_sync.journal.inventory import PAUSED
 from fluxy_sync.words import reason_text
 
 FARTHEST = 2**53
 NO_ERROR = ("", "-")
+HELD_LOOKED_AT = 1_000
 HEAD_PAGE = 8  # records: enough to find a head, which stands behind what was cancelled
 
 
@@ -64,10 +66,11 @@ class OpenApi(SyncHandler):
 
 
 def lanes(inventory: Inventory, limit: int) -> dict[str, Any]:
-    """The lanes that have waited longest, each with its head's state."""
+    """The lanes that have waited longest, each with its head's state; then those that are paused and empty."""
     names = inventory.waiting_since(FARTHEST)[:limit]
     held = inventory.why_held(names)
     found = [_lane(inventory, name, held.get(name, ())) for name in names]
+    found += [_empty_lane(name, causes) for name, causes in _paused_empty(inventory, limit - len(names))]
     shown = [lane for lane in found if lane is not None]
     return {"lanes": shown, "more": max(0, inventory.lane_count() - len(names))}
 
@@ -87,6 +90,27 @@ def _lane(inventory: Inventory, name: str, causes: tuple[str, ...]) -> dict[str,
         "next_try_in_s": None if causes or head.state == "syncing" else head.next_try_in_s,
         "last_error": error,
         "last_error_text": error and reason_text(error),
+        "held_for": list(causes),
+        "held_for_text": [reason_text(why) for why in causes],
+    }
+
+
+def _paused_empty(inventory: Inventory, most: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Paused lanes without an operation: nothing else shows them, and what is queued there next waits."""
+    held = islice(inventory.held(), HELD_LOOKED_AT)
+    return islice(((lane, causes) for lane, causes in held if PAUSED in causes and not inventory.count(lane)), most)
+
+
+def _empty_lane(name: str, causes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "lane": name,
+        "pending": 0,
+        "state": "held",
+        "oldest_age_s": None,
+        "retries": 0,
+        "next_try_in_s": None,
+        "last_error": None,
+        "last_error_text": None,
         "held_for": list(causes),
         "held_for_text": [reason_text(why) for why in causes],
     }

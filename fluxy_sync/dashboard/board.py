@@ -34,6 +34,8 @@ class Board:
         """Note what was read; None for: the store can't be read now."""
         self._heard_at = self._clock()
         self._holds = reading is not None
+        if reading and self.reading and reading.status.rev < self.reading.status.rev:
+            self.boot = str(uuid.uuid4())  # the store was restored or wiped: what was told before compares no more
         self.reading = reading or self.reading
 
     @property

@@ -64,9 +64,9 @@ ALWAYS_KNOWN = {"stale", "boot", "namespace"}
 
 LANE_STATE = {
     "lane": LANE,
-    "pending": {**COUNT, "minimum": 1},
+    "pending": {**COUNT, "description": "0: it is paused, and empty."},
     "state": {"enum": ["pending", "retrying", "syncing", "held"]},
-    "oldest_age_s": SECONDS,
+    "oldest_age_s": nullable(SECONDS),
     "retries": COUNT,
     "next_try_in_s": nullable(SECONDS),
     "last_error": nullable(TEXT),
@@ -161,7 +161,7 @@ EVENTS: Schema = {
     "get": {
         "operationId": "events",
         "summary": "The record on connect and on each change.",
-        "description": "Server-sent events whose data is an Event, at most four a second; a comment each 15 s.",
+        "description": "Server-sent events whose data is an Event, at most five a second; a comment each 15 s.",
         "responses": {
             "200": {"description": "A stream without an end.", "content": {"text/event-stream": {"schema": TEXT}}},
             **{str(code): {"$ref": f"#/components/responses/{code}"} for code in (401, 405, 503)},

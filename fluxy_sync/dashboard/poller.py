@@ -5,13 +5,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import redis
 
 from fluxy_sync.errors import StorageUnavailable
-from fluxy_sync.journal import Inventory, Journal, Snapshot
+from fluxy_sync.journal import Hints, Inventory, Journal, Snapshot
 from fluxy_sync.journal.inventory import Histogram
 from fluxy_sync.status import Status, status_of
 
@@ -22,7 +21,6 @@ BUSY_POLL_S = 0.05
 BUSY_S = 1.0  # after a change: so long it looks often, and needs no hint
 HISTOGRAMS_S = 2.0
 RATE_S = 10.0
-HINT_PATIENCE_S = 1.0
 
 
 class Reading(NamedTuple):
@@ -55,43 +53,6 @@ class Rate:
         return self.per_s
 
 
-class Hints:
-    """Listens to the journal's events while nothing happens, each of which says that something did."""
-
-    def __init__(self, client: Any, channel: str) -> None:
-        self._client = client
-        self._channel = channel
-        self._pubsub: Any = None
-
-    @property
-    def listening(self) -> bool:
-        return self._pubsub is not None
-
-    def listen(self) -> bool:
-        """Subscribe; True once what happens from now on is heard."""
-        self._pubsub = self._client.pubsub()
-        try:
-            self._pubsub.subscribe(self._channel)
-            if self._pubsub.get_message(timeout=HINT_PATIENCE_S) is None:
-                self.close()
-        except (redis.RedisError, OSError):
-            self.close()
-        return self.listening
-
-    def wait(self, timeout: float) -> None:
-        """Wait for a hint, at most so long."""
-        try:
-            self._pubsub.get_message(timeout=timeout)
-        except (redis.RedisError, OSError):
-            self.close()
-
-    def close(self) -> None:
-        """End it: under load the hints would cost more than looking."""
-        pubsub, self._pubsub = self._pubsub, None
-        if pubsub is not None:
-            pubsub.close()
-
-
 class Poller(threading.Thread):
     """Tells each reading, and None when the store can't be read; goes on whatever the store does.
 
@@ -109,7 +70,7 @@ class Poller(threading.Thread):
         self._inventory = Inventory(journal)
         self._tell = tell
         self._on_crash = on_crash
-        self._hints = Hints(journal.store.client, journal.keys.events)
+        self._hints = Hints(lambda: journal)
         self._rate = Rate()
         self._histograms: dict[str, Histogram] = {}
         self._histograms_at = float("-inf")
@@ -161,7 +122,5 @@ class Poller(threading.Thread):
         elif time.monotonic() - self._changed_at < BUSY_S:
             self._hints.close()
             self._ended.wait(BUSY_POLL_S)
-        elif self._hints.listening:
-            self._hints.wait(POLL_S)
-        elif not self._hints.listen():  # else look at once: something may have happened before it listened
-            self._ended.wait(POLL_S)
+        else:
+            self._hints.wait(POLL_S, self._ended)

@@ -2,6 +2,7 @@
 
 from fluxy_sync.journal.answers import Appended, Claim, Idle, Quota, Settlement, Snapshot, Tick
 from fluxy_sync.journal.durability import check_durability, default_max_bytes, maxmemory_of
+from fluxy_sync.journal.hints import Hints
 from fluxy_sync.journal.inventory import DeadLetter, Inventory, Waiting
 from fluxy_sync.journal.journal import Journal
 from fluxy_sync.journal.record import NewRecord, StoredRecord
@@ -11,6 +12,7 @@ __all__ = [
     "Appended",
     "Claim",
     "DeadLetter",
+    "Hints",
     "Idle",
     "Inventory",
     "Journal",

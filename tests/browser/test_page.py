@@ -65,6 +65,11 @@ def test_it_shows_the_numbers_of_the_store_and_follows_them(page: SyncPage, sync
     wait_until(lambda: page.lane("orders") and len(page.read()["dead"]) == 2, what="the lists to follow")
     sync.clear_queue()
     page.wait_for(pending="0", retrying="0", held="0", oldest="none")
+    (empty,) = wait_until(
+        lambda: (lanes := page.read()["lanes"]) and len(lanes) == 1 and lanes, what="only the paused lane"
+    )
+    assert (empty["lane"], empty["pending"], empty["age"], empty["why"]) == ("photos", "0", "—", "Someone paused it")
+    sync.resume("photos")
     wait_until(lambda: page.read()["lanes"] == [], what="an empty list of lanes")
     assert MARKER not in page.driver.page_source
     assert chromium.complaints(page.driver) == []

@@ -75,6 +75,22 @@ def test_cancelled_operations_do_not_hide_a_lane(shown: Dashboard, journal: Jour
     assert (lane["pending"], lane["state"]) == (1, "pending")
 
 
+def test_a_paused_lane_is_shown_though_it_is_empty(shown: Dashboard, journal: Journal) -> None:
+    """Last, and held: whoever looks for what keeps a lane from sending finds it, and can let it go on."""
+    queue(journal, "one", lane="busy")
+    inventory = Inventory(journal)
+    for lane in ("empty", "busy"):
+        inventory.hold(lane)
+    inventory.hold("broken", "credentials")
+    busy, empty = shown.get("/api/sync/lanes").json()["lanes"]
+    assert (busy["lane"], busy["pending"], busy["held_for"]) == ("busy", 1, ["paused"])
+    assert (empty["lane"], empty["pending"], empty["state"], empty["held_for"]) == ("empty", 0, "held", ["paused"])
+    assert (empty["oldest_age_s"], empty["next_try_in_s"], empty["last_error"]) == (None, None, None)
+    shown.post("/api/sync/resume", {"lane": "empty"})
+    assert [lane["lane"] for lane in shown.get("/api/sync/lanes").json()["lanes"]] == ["busy"]
+    assert len(shown.get("/api/sync/lanes?limit=1").json()["lanes"]) == 1
+
+
 def test_dead_letters_come_in_pages(shown: Dashboard, journal: Journal) -> None:
     """In the order in which they died; ``next`` goes on until there are no more."""
     die(journal, "one", "two", "three", reason="422")

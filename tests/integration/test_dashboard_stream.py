@@ -48,8 +48,8 @@ def test_the_whole_record_on_connect_and_on_each_change(shown: Dashboard, journa
             assert time.monotonic() - asked_at < 2
 
 
-def test_at_most_four_a_second(shown: Dashboard, journal: Journal) -> None:
-    """However much happens, a listener gets four events a second, and the last one tells how it ended."""
+def test_at_most_five_a_second(shown: Dashboard, journal: Journal) -> None:
+    """However much happens, a listener gets five events a second, and the last one tells how it ended."""
     with shown.events() as events:
         events.record()
         began, count, pending, seen = time.monotonic(), 0, 0, 0
@@ -59,7 +59,7 @@ def test_at_most_four_a_second(shown: Dashboard, journal: Journal) -> None:
                 pending += 5
             seen = events.record()["pending"]
             count += 1
-        assert count <= 4 * (time.monotonic() - began) + 2
+        assert count <= 5 * (time.monotonic() - began) + 2
 
 
 def test_pings_between_changes(dashboard: Dashboard) -> None:

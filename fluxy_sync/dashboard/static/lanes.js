@@ -90,7 +90,7 @@ export class Lanes {
     setText(badge, lane.state);
     badge.dataset.state = lane.state;
     put("pending", number(lane.pending));
-    put("age", duration(lane.oldest_age_s + elapsed));
+    put("age", lane.oldest_age_s === null ? UNKNOWN : duration(lane.oldest_age_s + elapsed));
     put("retries", lane.retries ? number(lane.retries) : UNKNOWN);
     put("next", next(lane, elapsed));
     put("why", why(lane));
