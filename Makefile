@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 
 .DEFAULT_GOAL = help
-.PHONY: help demo social up test check bench screenshots clean
+.PHONY: help demo social up test check bench chaos screenshots clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -33,6 +33,9 @@ check: $(STAMP) ## Lint, formatting, types, import rules
 
 bench: $(STAMP) ## Measure this product beside plain Celery
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(STAMP) ## Try to lose, double, reorder or read an operation, by every fault there is; FULL=1 takes its time
+	@$(BIN)/python -m tests.chaos $(if $(FULL),--full) $(ARGS)
 
 screenshots: $(STAMP) ## Make the pictures in docs/images; needs chromium and chromium-driver
 	@$(BIN)/python -m tests.browser.screenshots

@@ -1,0 +1,1 @@
+"""The trials, one room for each kind of fault. A module here registers what it holds by ``@trial``."""
