@@ -51,10 +51,8 @@ def create_app(settings: Settings | None = None) -> Celery:
     app = Celery("fluxy_sync", set_as_current=False)
     engine = Engine(loaded, None if settings else load_settings, on_store=lambda: _use_store(app, engine))
     app.conf.update(
-        broker_transport_options=SOCKET_OPTIONS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a gateway never gives its store up
-        result_backend_transport_options=SOCKET_OPTIONS,
         redis_socket_timeout=10.0,
         redis_socket_connect_timeout=2.0,
         result_expires=loaded.result_ttl_s,
@@ -81,15 +79,12 @@ def create_app(settings: Settings | None = None) -> Celery:
 
 def _use_store(app: Celery, engine: Engine) -> None:
     settings = engine.settings
-    app.conf.broker_url = settings.broker
-    app.conf.result_backend = _result_backend(settings)
+    broker, results = settings.broker, settings.results
+    app.conf.broker_transport_options = {**SOCKET_OPTIONS, **broker.options}
+    app.conf.result_backend_transport_options = {**SOCKET_OPTIONS, **results.options}
+    app.conf.broker_url, app.conf.result_backend = broker.url, results.url
     if settings.key_texts:
         seal_everything(app, engine)
-
-
-def _result_backend(settings: Settings) -> str:
-    url = settings.store_url
-    return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
 
 
 def seal_everything(app: Celery, engine: Engine) -> None:

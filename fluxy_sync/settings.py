@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from fluxy_sync.addresses import CeleryAddress, celery_address
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.operation import origin_of
 
@@ -27,7 +28,12 @@ KEYS_FILE = "keys"  # written by `up` on its first start
 DEFAULT_MAX_BODY_BYTES = 1024 * 1024
 LARGEST_BODY_BYTES = 64 * 1024 * 1024
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_STORE_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+_STORE_FORMS = {
+    "redis": "use redis://:password@host:6379/0",
+    "rediss": "use rediss://:password@host:6379/0",
+    "unix": "use unix://:password@/path/to/socket",
+    "sentinel": "use sentinel://:password@host:26379,host:26379/service/0; the password is the store's",
+}
 _SECRETS = {
     "auth_bearer": (re.compile(r"[!-~]+"), "use one token of printable ASCII characters without spaces"),
     "auth_basic": (re.compile(r"[^:\x00-\x1f\x7f]*:[^\x00-\x1f\x7f]*"), "use user:password on one line"),
@@ -154,10 +160,16 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "broker_url")
     @classmethod
     def _check_store_url(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
-        if value is not None and info.field_name == "redis_url":
-            scheme = value.get_secret_value().partition("://")[0]
-            if scheme not in _STORE_SCHEMES:
-                raise ValueError("use redis://, rediss://, sentinel:// or unix://")
+        if value is None:
+            return None
+        scheme = value.get_secret_value().partition("://")[0]
+        if scheme not in _STORE_FORMS and info.field_name == "redis_url":
+            raise ValueError("use redis://, rediss://, sentinel:// or unix://")
+        if scheme in _STORE_FORMS:
+            try:
+                celery_address(value.get_secret_value())
+            except ValueError:  # its text may hold a piece of the password
+                raise ValueError(_STORE_FORMS[scheme]) from None
             if scheme == "unix" and "?" in value.get_secret_value():
                 # kombu and redis-py read different names there; this form both read alike.
                 raise ValueError("use unix://:password@/path/to/socket, without a query")
@@ -282,10 +294,14 @@ class Settings(BaseSettings):
         return self.redis_url.get_secret_value()
 
     @property
-    def broker(self) -> str:
-        """The broker's URL for Celery: the store's, unless another is set."""
-        url = self.broker_url.get_secret_value() if self.broker_url else self.store_url
-        return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
+    def broker(self) -> CeleryAddress:
+        """The broker for Celery: the store, unless another is set. Never log its URL."""
+        return celery_address(self.broker_url.get_secret_value() if self.broker_url else self.store_url)
+
+    @property
+    def results(self) -> CeleryAddress:
+        """The store for Celery's results. Never log its URL."""
+        return celery_address(self.store_url)
 
     @property
     def key_texts(self) -> tuple[str, ...]:

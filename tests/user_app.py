@@ -8,7 +8,7 @@ from fluxy_sync import SyncTask, install
 from fluxy_sync.settings import load_settings
 
 settings = load_settings()
-app = Celery("shop", broker=settings.broker, backend=settings.broker, set_as_current=False)
+app = Celery("shop", broker=settings.broker.url, backend=settings.results.url, set_as_current=False)
 app.conf.update(
     task_default_queue=os.environ["SHOP_QUEUE"],
     task_serializer="json",

@@ -8,13 +8,13 @@ import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from fluxy_sync.addresses import read_sentinels
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 
 CONNECT_TIMEOUT_S = 2.0
@@ -54,16 +54,10 @@ def connect(url: str, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> "redis.Redi
 
 
 def _connect_sentinel(url: str, options: dict[str, Any]) -> "redis.Redis":
-    """``sentinel://[:password@]host:port[,host:port]/service[/db]``."""
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    nodes = [(host.rpartition(":")[0], int(host.rpartition(":")[2])) for host in hosts.split(",")]
-    service, _, db = parts.path.strip("/").partition("/")
-    service = service or parse_qs(parts.query).get("master_name", ["mymaster"])[0]
-    password = unquote(credentials.rpartition(":")[2]) or None
+    found = read_sentinels(url)
     sentinel: Any = Sentinel  # redis-py leaves it untyped
-    client: redis.Redis = sentinel(nodes, sentinel_kwargs=dict(options), **options).master_for(
-        service, password=password, db=int(db or 0)
+    client: redis.Redis = sentinel(found.nodes, sentinel_kwargs=dict(options), **options).master_for(
+        found.service, username=found.username, password=found.password, db=found.database
     )
     return client
 

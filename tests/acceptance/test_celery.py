@@ -277,7 +277,7 @@ def test_send_task_goes_through_the_journal(app: Celery, sync: FluxySync, server
 def test_a_raw_sealed_message_is_journalled(running: Gateway, server: Upstream) -> None:
     """Another program with our key sends a message of its own: the worker that receives it journals it."""
     name = register_vault(Vault.from_text([running.environment["FLUXY_SYNC_KEYS"]]), "elsewhere")
-    elsewhere = Celery("elsewhere", broker=running.settings().broker, set_as_current=False)
+    elsewhere = Celery("elsewhere", broker=running.settings().broker.url, set_as_current=False)
     queue = running.settings().queue_name
     result = elsewhere.send_task(SYNC_OP, ("POST", "/raw"), {"body": {"n": 1}}, queue=queue, serializer=name)
     assert arrived(server, "/raw")["key"] == result.id
@@ -286,7 +286,7 @@ def test_a_raw_sealed_message_is_journalled(running: Gateway, server: Upstream) 
 
 def test_a_raw_unsealed_message_becomes_a_dead_letter(running: Gateway, sync: FluxySync, server: Upstream) -> None:
     """Who can write to Redis but has no key must not make the gateway send anything."""
-    elsewhere = Celery("elsewhere", broker=running.settings().broker, set_as_current=False)
+    elsewhere = Celery("elsewhere", broker=running.settings().broker.url, set_as_current=False)
     dead = sync.status().dead
     result = elsewhere.send_task(SYNC_OP, ("POST", "/forged"), {"body": {}}, queue=running.settings().queue_name)
     wait_until(lambda: sync.status().dead == dead + 1)
