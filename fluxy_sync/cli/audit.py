@@ -40,7 +40,7 @@ def audit(limit: int, as_json: bool) -> None:
 
 
 def _record(note: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: note.get(name, "") for name in ("who", "what", "which", "result")}
+    kept = {name: note.get(name, "") for name in ("who", "what", "which")}
     return {"at": rfc3339(_when(note))} | kept
 
 

@@ -291,9 +291,9 @@ class Inventory:
 
     # --- the audit log
 
-    def note(self, who: str, what: str, which: str, result: str = "") -> None:
-        """Write down what a person did."""
-        self._journal.run("audit", AUDIT_NOTES, who, what, which, result, keys=[self._journal.keys.audit])
+    def note(self, who: str, what: str, which: str) -> None:
+        """Write down what a person is about to do."""
+        self._journal.run("audit", AUDIT_NOTES, who, what, which, keys=[self._journal.keys.audit])
 
     def notes(self, most: int) -> list[dict[str, str]]:
         """The newest notes of the audit log, the newest first."""
