@@ -4,6 +4,7 @@ Each step is small and changes only what is still as it was read. Each record te
 that was killed half-way goes on where it was.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -60,6 +61,11 @@ class Rotation:
     def ring_file(self) -> Path | None:
         """The file that holds the ring; None where the keys stand in the environment."""
         return self._engine.settings.keys_file
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the ring can be changed here: a file that was mounted into a container can't."""
+        return self.ring_file is not None and os.access(self.ring_file.parent, os.W_OK)
 
     def add_key(self) -> str:
         """Put a new key in front of the ring's file; every process takes it up by itself. Returns its id.

@@ -60,7 +60,7 @@ def rotate(retire: bool, as_json: bool) -> None:
     if as_json:
         print_json(_document(begun, resealed, last, retired, left))
     else:
-        _tell(resealed, last, retired, left, rotation.ring_file is not None)
+        _tell(resealed, last, retired, left, rotation)
     if not _is_done(last):
         raise CommandFailed("someone still seals with an old key: start all producers and workers again, then run this")
 
@@ -70,7 +70,8 @@ def begin(rotation: "Rotation", engine: "Engine", retire: bool) -> Begun:
     first, *old = engine.vault.key_ids
     if rotation.ring_file is None:
         return Begun(first, False, HOW_IN_ENVIRONMENT.format(key=first))
-    if old and (retire or rotation.usage().keys() & set(old)):
+    # Where the ring can't be changed here, whoever put its first key there wants that one.
+    if old and (retire or not rotation.is_writable or rotation.usage().keys() & set(old)):
         return Begun(first, False, GOES_ON.format(key=first))
     key = rotation.add_key()
     return Begun(key, True, NEW_KEY.format(key=key, file=rotation.ring_file))
@@ -116,7 +117,7 @@ def _document(
     }  # fmt: skip
 
 
-def _tell(resealed: int, last: "Progress | None", retired: list[str], left: list[str], in_file: bool) -> None:
+def _tell(resealed: int, last: "Progress | None", retired: list[str], left: list[str], rotation: "Rotation") -> None:
     if _is_done(last):
         click.echo(f"{many(resealed, 'record')} re-sealed; everything that can be opened is sealed by that key.")
     if last is not None and last.skipped:
@@ -124,5 +125,6 @@ def _tell(resealed: int, last: "Progress | None", retired: list[str], left: list
     if retired:
         click.echo(f"Retired: {', '.join(retired)}. Keep a copy as long as there are backups of the store.")
     elif left:
-        how = "'fluxy-sync keys rotate --retire' takes them out" if in_file else "take them out of FLUXY_SYNC_KEYS"
+        by_hand = "take them out where the ring comes from"
+        how = "'fluxy-sync keys rotate --retire' takes them out" if rotation.is_writable else by_hand
         click.echo(f"Old keys still in the ring: {', '.join(left)}; {how}.")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fluxy_sync import FluxySync
+from fluxy_sync.cli.rotate import begin
 from fluxy_sync.rotation import Rotation
 from fluxy_sync.vault import key_id_of, new_key, parse_key
 from tests.command_line import CommandLine, document, notes_of, refused
@@ -73,6 +74,18 @@ def test_a_rotation_that_was_killed_goes_on_with_its_key(with_store: CommandLine
     assert f"A rotation is under way: it goes on with the key {key}" in shown.stdout
     assert "1 record re-sealed" in shown.stdout
     assert len(ring.read_text().split()) == 2
+
+
+def test_a_ring_that_cannot_be_changed_here_is_rotated_to_its_first_key(
+    ring: Path, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: no further key is tried, even if nothing waits that an old one has sealed."""
+    key = new_key()
+    ring.write_text(f"{key}\n{ring.read_text()}")
+    monkeypatch.setattr("fluxy_sync.rotation.os.access", lambda *_: False)
+    sync = FluxySync(gateway.settings())
+    begun = begin(Rotation(sync.engine, "a test"), sync.engine, retire=False)
+    assert (begun.key, begun.added) == (id_of(key), False)
 
 
 def test_a_ring_in_the_environment_is_rotated_by_hand(
