@@ -17,7 +17,7 @@ from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.http_task import HttpTask, send
 from fluxy_sync.maintenance import Maintenance
 from fluxy_sync.operation import SYNC_OP
-from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, register_vault
+from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, RESULT_TYPE, register_vault, result_serializer_name
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.tasks import SyncTask
 from fluxy_sync.tokens import CHECK_CONNECTIVITY, FLUSH
@@ -93,9 +93,9 @@ def seal_everything(app: Celery, engine: Engine) -> None:
     app.send_task = functools.partial(_redact, app.send_task)
     app.conf.update(
         task_serializer=name,
-        result_serializer=name,
+        result_serializer=result_serializer_name(engine.settings.namespace),
         accept_content=[CONTENT_TYPE],
-        result_accept_content=[CONTENT_TYPE],
+        result_accept_content=[RESULT_TYPE],
     )
 
 
@@ -288,7 +288,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app = app_or_exit(reads_operations=role != "flower")
     if role == "flower":
         _serve_dashboard(app, rest)
-    raise SystemExit(app.start([*celery_arguments(role, app.fluxy_engine.settings), *rest]))
+    serve_celery(app, [*celery_arguments(role, app.fluxy_engine.settings), *rest])
+
+
+def serve_celery(app: Celery, arguments: Sequence[str]) -> NoReturn:
+    """Run Celery's own command, and end with its exit code: its ``app.start`` forgets that of a failed worker (5.7)."""
+    from celery.bin.celery import celery  # a producer has no use for it
+
+    celery.params[0].default = app  # as app.start does
+    raise SystemExit(celery.main(args=list(arguments), prog_name="celery"))
 
 
 def _serve_dashboard(app: Celery, arguments: Sequence[str]) -> NoReturn:

@@ -25,8 +25,10 @@ class Ballast:
     def keep(self) -> None:
         """Spend it if the disk is full, put it back if there is room; to be called before each start."""
         if self.is_spent:
-            if _free_bytes(self.path.parent) >= ROOM_FACTOR * self.size:
-                self._lay(self.size)
+            # On a small disk less than before: else there might never be room again.
+            size = min(self.size, _disk_bytes(self.path.parent) // (2 * ROOM_FACTOR))
+            if _free_bytes(self.path.parent) >= ROOM_FACTOR * size:
+                self._lay(size)
         elif not self.path.exists():
             self._lay(min(self.size, _free_bytes(self.path.parent) // ROOM_FACTOR))
         elif not _takes(self.path.with_name(".probe"), FULL_BELOW_BYTES):
@@ -66,3 +68,8 @@ def _allocate(path: Path, size: int) -> None:
 def _free_bytes(folder: Path) -> int:
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
+
+
+def _disk_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_blocks * disk.f_frsize

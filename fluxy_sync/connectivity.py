@@ -1,5 +1,6 @@
 """The link: probes the upstream and sets the gate."""
 
+import contextlib
 import logging
 import random
 import socket
@@ -17,6 +18,7 @@ from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.flight import NETWORK_ERRORS, Flight, GuardedAdapter, boottime, flying, read_body
 from fluxy_sync.journal import Journal, Tick
 from fluxy_sync.operation import origin_of
+from fluxy_sync.resolver import resolve
 from fluxy_sync.settings import Settings
 from fluxy_sync.tls import Tls
 
@@ -30,6 +32,7 @@ IDLE_FAILURES = 2  # an idle probe must fail this often before the gate closes
 BEAT_SILENCE_S = 5.0
 TICK_SLACK_S = 0.2
 PROBE_ANSWER_S = 5.0  # beyond the connect timeout
+PROBES_AT_ONCE = 16
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
@@ -87,25 +90,36 @@ class Probe:
         self._url = settings.probe_url or f"{settings.upstream_url}/"
         self._expect = Expectation.parse(settings.probe_expect)
         self._connect_timeout_s = settings.connect_timeout_s
+        self.lasts_s = settings.connect_timeout_s + PROBE_ANSWER_S  # at most
         tls = Tls.of(settings)
         if not settings.upstream or not self._same_origin(settings.upstream):
             tls = tls.anonymous
-        self._adapter = GuardedAdapter(tls, settings.connect_timeout_s, PROBE_ANSWER_S)
+        self._adapter = GuardedAdapter(tls, settings.connect_timeout_s, PROBE_ANSWER_S, kept=1)
 
-    def ask(self) -> ProbeResult:
-        """Probe once; never raises for what the network does."""
-        return self._ask_tcp() if self._url.startswith("tcp://") else self._ask_http()
+    def ask(self, *, anew: bool = False) -> ProbeResult:
+        """Probe once; never raises for what the network does.
+
+        Args:
+            anew: over a new connection: one that was kept may have died unnoticed, which says nothing of the link.
+        """
+        return self._ask_tcp() if self._url.startswith("tcp://") else self._ask_http(anew=anew)
 
     def _ask_tcp(self) -> ProbeResult:
         parts = urlsplit(self._url)
+        host, port = str(parts.hostname), int(parts.port or 0)
         try:
-            socket.create_connection((parts.hostname, parts.port), timeout=self._connect_timeout_s).close()
-        except OSError:
-            return ProbeResult(False, False, "refused")
-        return ProbeResult(True, True, "connected")
+            addresses = resolve(host, port, self.lasts_s)
+        except (OSError, UnicodeError):
+            return ProbeResult(False, False, "dns")
+        for address in addresses:
+            with contextlib.suppress(OSError):
+                socket.create_connection((address, port), timeout=self._connect_timeout_s).close()
+                return ProbeResult(True, True, "connected")
+        return ProbeResult(False, False, "refused")
 
-    def _ask_http(self) -> ProbeResult:
-        flight = Flight(claim_ends=float("inf"), deadline=boottime() + self._connect_timeout_s + PROBE_ANSWER_S)
+    def _ask_http(self, *, anew: bool) -> ProbeResult:
+        never = float("inf")
+        flight = Flight(claim_ends=never, deadline=boottime() + self.lasts_s, link_since=never if anew else 0.0)
         try:
             with flying(flight):
                 response = self._adapter.send(self._request())
@@ -151,15 +165,21 @@ class Link:
         self._probe = probe
         self._announce = announce
 
+    @property
+    def probe_lasts_s(self) -> float:
+        """How long a probe may last."""
+        return self._probe.lasts_s
+
     def recheck(self) -> ProbeResult:
-        """A delivery could not connect: probe at once, and close the gate if that fails too."""
-        result = self._probe.ask()
+        """A delivery met no answer: probe at once, and close the gate if that fails too."""
+        result = self._probe.ask(anew=True)
         if not result.online:
             self.close(result.reason)
         return result
 
-    def probe(self) -> ProbeResult:
-        return self._probe.ask()
+    def probe(self, *, anew: bool = False) -> ProbeResult:
+        """Probe, and change nothing; see ``Probe.ask``."""
+        return self._probe.ask(anew=anew)
 
     def close(self, reason: str) -> None:
         """The link is down."""
@@ -188,11 +208,52 @@ class Link:
             self._announce("resume")
 
 
+class Prober:
+    """Probes beside other duties, and without waiting for earlier probes: one on a dead link lasts for seconds.
+
+    Args:
+        ask: probes once; None where no probe was made.
+        judge: is given what a probe found, unless a later probe has been judged already; never two at once.
+    """
+
+    def __init__(self, ask: Callable[[], ProbeResult | None], judge: Callable[[ProbeResult], None]) -> None:
+        self._ask, self._judge = ask, judge
+        self._lock = threading.Lock()
+        self._begun, self._judged = 0, 0  # numbers of probes
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a probe is under way."""
+        return self._running() > 0
+
+    def _running(self) -> int:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return len(self._threads)
+
+    def probe(self) -> None:
+        """Begin a probe; not where far too many are under way."""
+        if self._running() >= PROBES_AT_ONCE:
+            return
+        self._begun += 1
+        thread = threading.Thread(target=self._run, args=(self._begun,), name="fluxy-probe", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self, number: int) -> None:
+        result = self._ask()
+        with self._lock:
+            if result is not None and number > self._judged:
+                self._judged = number
+                self._judge(result)
+
+
 class Watch:
     """The connectivity check: tick the journal, wake a worker where a lane is due, and probe when that is due.
 
     Args:
         wake: publishes a token where the queue is empty.
+        deliveries_tell: a delivery is as good as a probe. Not where somebody else may take it with a 2xx.
     """
 
     def __init__(
@@ -204,12 +265,15 @@ class Watch:
         name: str,
         interval_s: float,
         wake: Callable[[], object],
+        deliveries_tell: bool = True,
     ) -> None:
         self.journal, self.link, self._role, self._name = journal, link, role, name
         self._interval_s = interval_s
         self._wake = wake
-        self._prober: threading.Thread | None = None
+        self._deliveries_tell = deliveries_tell
+        self._prober = Prober(self._probe, self._judge)
         self._last_probe = float("-inf")  # monotonic
+        self._offline = False  # as the last tick said
         self._failures = 0
         self._wrong_answers = 0
         self._forget_wake = role == "steward"
@@ -225,15 +289,16 @@ class Watch:
         tick = tick or self.tick()
         if tick.wants_token:
             self._wake()
+        self._offline = tick.offline
         if self._probe_is_due(tick):
-            self._prober = threading.Thread(target=self._probe, args=(tick,), name="fluxy-probe", daemon=True)
-            self._prober.start()
+            self._last_probe = time.monotonic()
+            self._prober.probe()
         return tick
 
     def _probe_is_due(self, tick: Tick) -> bool:
-        if self._prober is not None and self._prober.is_alive():
+        if self._prober.is_busy and not (self._failures or tick.offline):
             return False
-        delivered = tick.delivered_ago_s
+        delivered = tick.delivered_ago_s if self._deliveries_tell else None
         if tick.gate == "open" and not self._failures and delivered is not None and delivered < self._interval_s:
             return False
         return time.monotonic() - self._last_probe >= self._pause_s(offline=tick.offline)
@@ -244,15 +309,23 @@ class Watch:
             return min(OFFLINE_PROBE_S * 2.0 ** (self._wrong_answers - 1), WRONG_ANSWER_CAP_S) - TICK_SLACK_S
         return (OFFLINE_PROBE_S if offline or self._failures else self._interval_s) - TICK_SLACK_S
 
-    def _probe(self, tick: Tick) -> None:
-        self._last_probe = time.monotonic()
+    def _probe(self) -> ProbeResult | None:
+        offline = self._offline
         try:
-            if self.journal.win_probe(self._pause_s(offline=tick.offline)):
-                self._judge(self.link.probe(), was_online=not tick.offline)
+            won = self.journal.win_probe(self._pause_s(offline=offline))
+            anew = offline or self._failures > 0 or not self._deliveries_tell
+            return self.link.probe(anew=anew) if won else None
         except StorageUnavailable as error:
             logger.warning("The upstream was not probed: %s", error)
+            return None
 
-    def _judge(self, result: ProbeResult, *, was_online: bool) -> None:
+    def _judge(self, result: ProbeResult) -> None:
+        try:
+            self._set_gate(result)
+        except StorageUnavailable as error:
+            logger.warning("The gate was not set: %s", error)
+
+    def _set_gate(self, result: ProbeResult) -> None:
         self._wrong_answers = self._wrong_answers + 1 if result.connected and not result.online else 0
         if result.online:
             self._failures = 0
@@ -261,5 +334,5 @@ class Watch:
                 self._wake()
             return
         self._failures += 1
-        if not was_online or self._failures >= IDLE_FAILURES:
+        if self._failures >= IDLE_FAILURES:
             self.link.close(result.reason)

@@ -1,22 +1,30 @@
-"""The worker's consumer: it lives on where the store's memory is full, so that the journal drains and makes room.
+"""The worker's consumer: no message ends it, and it lives on where the store's memory is full.
 
 kombu notes each message that was taken (HSET, ZADD), looks for lost ones under a lock (SET), and stores bindings
-(SADD); a store at its maxmemory refuses all of these, and Celery's worker ends with that error (kombu 5.7).
+(SADD); a store at its maxmemory refuses all of these, and Celery's worker ends with that error (kombu 5.7), as it does
+where a store takes no writes during a failover. It also ends with a message that it can't read, and puts that back: so
+would every worker after it. Whoever can write to the broker can send one; here it is dropped.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery.worker.consumer import Consumer
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import ConnectionError as StoreAway
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 logger = logging.getLogger(__name__)
 
 NO_MEMORY = "The store's memory is full: the broker's notes are left out until there is room."
+REFUSAL_PAUSE_S = 1.0
+UNREADABLE = "A message that can't be read was dropped (%s)."
+MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+"""What code that trusts a message raises for one that isn't as it should be."""
 
 
 @contextlib.contextmanager
@@ -26,6 +34,31 @@ def without_memory() -> Iterator[None]:
         yield
     except OutOfMemoryError:
         logger.warning(NO_MEMORY)
+
+
+@contextlib.contextmanager
+def refusal_as_outage() -> Iterator[None]:
+    """A store that refuses, e.g. during a failover, is like one that is away: Celery tries again then."""
+    try:
+        yield
+    except ResponseError as error:
+        logger.error("The consumer stops: the store refuses for now (%s).", str(error)[:200])
+        time.sleep(REFUSAL_PAUSE_S)
+        raise StoreAway("the store refuses for now") from error
+
+
+def is_message(raw: Any) -> bool:
+    """Whether it has the parts by which kombu and Celery handle a message; what they hold is read later."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("properties"), dict):
+        return False
+    properties = raw["properties"]
+    delivery = properties.get("delivery_info")
+    known = properties.get("body_encoding") in (None, "base64")
+    if not (known and isinstance(delivery, dict) and isinstance(raw.get("headers") or {}, dict)):
+        return False
+    texts = [properties.get("delivery_tag"), delivery.get("exchange"), delivery.get("routing_key")]
+    may_be_missing = [raw.get(name) for name in ("body", "content-type", "content-encoding")]
+    return all(isinstance(text, str) for text in texts + [text for text in may_be_missing if text is not None])
 
 
 class QoS(kombu_redis.QoS):
@@ -38,13 +71,20 @@ class QoS(kombu_redis.QoS):
             logger.warning(NO_MEMORY)
             virtual.QoS.append(self, message, delivery_tag)
 
+    def restore_unacked(self, *args: Any, **kwargs: Any) -> None:
+        if self.channel.connection.client is None:
+            # Celery has let go of a connection that was lost: kombu (5.7) ends the worker with an AttributeError here.
+            self._delivered.clear()  # the store has its notes of them, from which they come back
+        else:
+            super().restore_unacked(*args, **kwargs)
+
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         with without_memory():
             super().restore_visible(*args, **kwargs)
 
 
 class Channel(kombu_redis.Channel):
-    """kombu's, on which a binding that was stored earlier will do."""
+    """kombu's, on which a binding that was stored earlier will do, and what isn't a message does nothing."""
 
     QoS = QoS
 
@@ -52,9 +92,58 @@ class Channel(kombu_redis.Channel):
         with without_memory():
             super()._queue_bind(*args, **kwargs)
 
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except (RecursionError, ValueError) as error:  # it isn't JSON
+            logger.error(UNREADABLE, type(error).__name__)
+            return True
+
+    def _receive_one(self, *args: Any) -> Any:
+        try:
+            return super()._receive_one(*args)
+        except RecursionError as error:  # other broadcasts that can't be read kombu passes over by itself
+            logger.error(UNREADABLE, type(error).__name__)
+            return True
+
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
+        super().basic_consume(queue, *args, **kwargs)
+        callbacks = self.connection._callbacks
+        callbacks[queue] = _checked(callbacks[queue])
+
+
+def _checked(callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def take(raw: Any) -> Any:
+        if is_message(raw):
+            return callback(raw)
+        return logger.error(UNREADABLE, "it isn't a message")
+
+    return take
+
 
 class PatientConsumer(Consumer):
     """Celery's consumer, on such channels where the broker is a Redis."""
+
+    class Blueprint(Consumer.Blueprint):
+        """Its steps, each of which may find that the store refuses."""
+
+        def start(self, parent: Any) -> None:
+            with refusal_as_outage():
+                super().start(parent)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def handle_or_drop(message: Any) -> Any:
+            try:
+                return handle(message)
+            except MALFORMED as error:
+                logger.error(UNREADABLE, type(error).__name__, exc_info=True)
+                if not message.acknowledged:
+                    message.ack_log_error(logger, self.connection_errors)
+                return None
+
+        return handle_or_drop
 
     def ensure_connected(self, conn: Any) -> Any:
         connected = super().ensure_connected(conn)

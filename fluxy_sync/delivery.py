@@ -2,6 +2,7 @@
 
 import email.utils
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import urljoin
 
@@ -23,7 +24,7 @@ from fluxy_sync.flight import (
     flying,
     read_body,
 )
-from fluxy_sync.operation import JsonBody, Outcome, origin_of
+from fluxy_sync.operation import JsonBody, Outcome, Verdict, origin_of
 from fluxy_sync.outcome import (
     RETRYABLE,
     Answer,
@@ -49,6 +50,7 @@ __all__ = [
     "Stamp",
     "boottime",
     "build_request",
+    "can_be_taken_by_others",
     "fence_scope",
     "retry_after_s",
     "what_happened",
@@ -60,6 +62,7 @@ MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 KEEPS_METHOD = frozenset({307, 308})
 USER_AGENT = "fluxy-sync"
+PAGE_TYPES = ("text/html", "application/xhtml")
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -119,6 +122,14 @@ class Reply(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
     body: bytes = b""
     took_credentials: bool = False
+
+
+def can_be_taken_by_others(settings: Settings, url: str = "") -> bool:
+    """Whether what goes to a URL (default: the upstream) may end at a captive portal that a probe could tell of.
+
+    Over plain HTTP anybody can answer; only PROBE_EXPECT lets a probe know the upstream.
+    """
+    return settings.probe_expect is not None and (url or settings.upstream_url).startswith("http://")
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:
@@ -194,6 +205,9 @@ class Delivery:
         settings: the upstream, its allowed origins, TLS, and the deadlines (connect, read, total; seconds).
         credentials: the gateway's; made from the settings, for this process alone, where they aren't given.
 
+    Attributes:
+        confirm: tells whether it is the upstream that answers now; asked where an answer may be a captive portal's.
+
     Raises:
         ConfigError: a file of the settings can't be read, or isn't what it should be.
     """
@@ -205,6 +219,13 @@ class Delivery:
         self._tls = Tls.of(settings)
         self._credentials = credentials or credentials_of(settings, self._tls)
         self._adapters: dict[str, GuardedAdapter] = {}
+        self._link: tuple[object, float] = (None, 0.0)
+        self.confirm: Callable[[], bool] | None = None
+
+    def note_link(self, mark: object) -> None:
+        """Tell since when the link is there: no connection of before is used any more. A new ``mark`` is a new time."""
+        if mark != self._link[0]:
+            self._link = mark, boottime()
 
     def deadline_s(self, body_bytes: int) -> float:
         """The total deadline: longer for large bodies, at 64 KiB a second."""
@@ -225,7 +246,7 @@ class Delivery:
         Raises:
             ClaimEnded: nothing was sent.
         """
-        got = None
+        got, flight.link_since = None, self._link[1]
         try:
             with flying(flight):
                 happened, got = self._follow(request, flight)
@@ -238,7 +259,15 @@ class Delivery:
         outcome = outcome_of(happened, request.method, *rules)
         if got is None:
             return Reply(outcome)
+        if self.confirm is not None and self._may_be_portal(got, request, outcome) and not self.confirm():
+            return Reply(outcome_of(Answer(got.status, foreign_redirect=True)))
         return Reply(outcome, self._chosen(got), got.body, _took_credentials(happened))
+
+    def _may_be_portal(self, got: _Got, request: Request, outcome: Outcome) -> bool:
+        """Whether a page, or a redirect, would settle an operation that may have been taken by somebody else."""
+        settles = outcome.verdict in (Verdict.DELIVERED, Verdict.DEAD)
+        is_page = got.headers.get("Content-Type", "").lower().startswith(PAGE_TYPES) or got.status in REDIRECTS
+        return settles and is_page and can_be_taken_by_others(self._settings, request.url)
 
     def _chosen(self, got: _Got) -> dict[str, str]:
         names = (name.lower() for name in self._settings.result_headers)

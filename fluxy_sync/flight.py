@@ -8,7 +8,6 @@ import io
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,20 +16,17 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
 
 from fluxy_sync.errors import FluxySyncError
+from fluxy_sync.journal.clock import boottime as boottime  # whoever flies a request counts by it, too
+from fluxy_sync.resolver import resolve
 from fluxy_sync.tls import Tls
 
 ANSWER_BYTES = 64 * 1024  # kept at most of an answer's body; a longer one costs its connection
 RECEIVED_BYTES = 1024 * 1024  # taken at most from the socket for one answer, its head and framing included
 MAX_INTERIM_ANSWERS = 100
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def boottime() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, where the platform has one."""
-    return time.clock_gettime(_CLOCK)
+KEPT_ALIVE_S = 60.0  # less than what servers and address translators (NAT) commonly keep a silent connection for
 
 
 class ClaimEnded(FluxySyncError):
@@ -60,11 +56,15 @@ NETWORK_ERRORS = (
 
 
 class Flight:
-    """One operation under way: until when it may be written, and until when it may last (boottime seconds)."""
+    """One operation under way: until when it may be written, and until when it may last (boottime seconds).
 
-    def __init__(self, claim_ends: float, deadline: float) -> None:
+    ``link_since``: when the link came back. A connection that wasn't used since may have died unnoticed.
+    """
+
+    def __init__(self, claim_ends: float, deadline: float, link_since: float = 0.0) -> None:
         self.claim_ends = claim_ends
         self.deadline = deadline
+        self.link_since = link_since
         self.wrote = False  # something of the request under way may have left
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
@@ -177,12 +177,31 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_Source(sock), *args, **kwargs)  # type: ignore[arg-type]
+        self._under = sock
 
     def begin(self) -> None:
         super().begin()
         # Else urllib3 logs what it couldn't read of the head, with the URL.
         self.msg.defects.clear()
         self.msg.set_payload("")
+
+    def _close_conn(self) -> None:
+        """It is over. What is behind it, nobody asked for: it must not become the answer to the next request."""
+        if self.status == http.client.SWITCHING_PROTOCOLS or self._has_more():
+            with contextlib.suppress(OSError):  # it was closed already
+                self._under.shutdown(socket.SHUT_RDWR)
+        super()._close_conn()  # type: ignore[misc]
+
+    def _has_more(self) -> bool:
+        timeout = self._under.gettimeout()
+        try:
+            self._under.settimeout(0)
+            return bool(self.fp.peek(1))
+        except OSError:  # it is closed, or too much came
+            return True
+        finally:
+            with contextlib.suppress(OSError):
+                self._under.settimeout(timeout)
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip all interim answers (RFC 9110, section 15.2), of which http.client only knows 100.
@@ -198,11 +217,16 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Guarded:
-    """Checks the claim's end before it connects, and again before it writes."""
+    """Checks the claim's end before it connects, and again before it writes; looks names up within the deadline."""
 
     sock: Any
+    host: Any
+    port: Any
+    timeout: Any
     auto_open: int
     response_class: Any = _Response
+    left_at = 0.0  # boottime at which it went back to its pool
+    _dns_host: Any
 
     def connect(self) -> None:
         flight = _flight.get()
@@ -210,6 +234,31 @@ class _Guarded:
             flight.check()
             flight.wrote = False
         super().connect()  # type: ignore[misc]
+
+    def _new_conn(self) -> socket.socket:
+        flight = _flight.get()
+        if flight is None:
+            return super()._new_conn()  # type: ignore[misc, no-any-return]
+        name, timeout = self._dns_host, self.timeout
+        failed: Exception = OSError("the name has no address")  # never: that is an error of the look-up's
+        for address in self._resolve(flight):
+            try:
+                self._dns_host, self.timeout = address, min(timeout, flight.left_s)
+                return super()._new_conn()  # type: ignore[misc, no-any-return]
+            except (NewConnectionError, ConnectTimeoutError) as error:
+                failed = error
+                flight.check()
+            finally:
+                self._dns_host, self.timeout = name, timeout
+        raise failed
+
+    def _resolve(self, flight: Flight) -> list[str]:
+        try:
+            return resolve(self._dns_host, self.port, flight.left_s)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]
+        except UnicodeError:
+            raise LocationParseError(f"'{self.host}', label empty or too long") from None
 
     def send(self, data: Any) -> None:
         if self.sock is None and self.auto_open:
@@ -232,11 +281,27 @@ class _GuardedHTTPS(_Guarded, HTTPSConnection):
     pass
 
 
-class _HTTPPool(HTTPConnectionPool):
+class _Fresh:
+    """Takes no connection that may have died unnoticed: a request would wait on it until its read timeout."""
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        connection = super()._get_conn(timeout)  # type: ignore[misc]
+        flight = _flight.get()
+        if connection.left_at < max(boottime() - KEPT_ALIVE_S, flight.link_since if flight else 0.0):
+            connection.close()  # it connects anew when it is used
+        return connection
+
+    def _put_conn(self, connection: Any) -> None:
+        if connection is not None:
+            connection.left_at = boottime()
+        super()._put_conn(connection)  # type: ignore[misc]
+
+
+class _HTTPPool(_Fresh, HTTPConnectionPool):
     ConnectionCls = _GuardedHTTP
 
 
-class _HTTPSPool(HTTPSConnectionPool):
+class _HTTPSPool(_Fresh, HTTPSConnectionPool):
     ConnectionCls = _GuardedHTTPS
 
 
@@ -246,12 +311,13 @@ class GuardedAdapter(HTTPAdapter):
     Args:
         tls: what it trusts and shows, whoever sends over it.
         connect_timeout_s, read_timeout_s: for each connection made, and between two pieces of an answer.
+        kept: connections that are kept for the next requests.
     """
 
-    def __init__(self, tls: Tls, connect_timeout_s: float, read_timeout_s: float) -> None:
+    def __init__(self, tls: Tls, connect_timeout_s: float, read_timeout_s: float, kept: int = 10) -> None:
         self._tls = tls
         self._timeouts = (connect_timeout_s, read_timeout_s)
-        super().__init__(max_retries=0)
+        super().__init__(pool_maxsize=kept, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

@@ -1,6 +1,7 @@
 """The flush: claims lanes one after another, and delivers their operations in order, each as its Celery task."""
 
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -104,6 +105,9 @@ class Flush:
         ends, settled, first = time.monotonic() + SLICE_S, 0, True
         if self._stopping:
             self._journal.forget_wake()  # this token is used up, too
+        else:
+            # Whatever closed the gate: connections of before may lead nowhere now.
+            self._engine.delivery.note_link(self._journal.store.command("HGET", self._journal.keys.gate, "since"))
         while not self._stopping:
             claim, asked = self._next_claim(first)
             first = False
@@ -292,9 +296,13 @@ class Flush:
         self._keeper.add(now.flight, claim.lane, claim.fence)
         try:
             with under_way(now):
-                tracer(now.id, now.operation.args, now.operation.kwargs, self._request(now))
+                traced = tracer(now.id, now.operation.args, now.operation.kwargs, self._request(now))
         finally:
             self._keeper.remove(now.flight)
+        if traced.info is not None:
+            # Exceptions and frames hold each other, and with them the body, until somebody looks: it takes less than a
+            # millisecond, as all that lives long is frozen.
+            gc.collect()
 
     def _request(self, now: UnderWay) -> dict[str, Any]:
         """The request as Celery's message protocol 2 would bring it."""
@@ -354,6 +362,9 @@ class Flush:
 
     def _decide_outcome(self, now: UnderWay) -> tuple[Any, dict[str, Any]]:
         outcome = now.outcome
+        if outcome is not None and outcome.verdict is Verdict.RETRY and outcome.status is None:
+            # No answer came. If that was the link, the next operations needn't find out one by one.
+            self._link_holds(now)
         if now.retry_pause_s is not None:
             return self._retry(now, now.retry_pause_s)
         if outcome is None:
@@ -364,7 +375,7 @@ class Flush:
         if outcome.verdict is Verdict.UNREACHABLE:
             return self._decide_unreachable(now, outcome)
         if outcome.verdict is Verdict.UNAUTHORIZED:
-            return self._decide_unauthorized(outcome)
+            return self._decide_unauthorized(now, outcome)
         if outcome.verdict is Verdict.HOLD:
             return "hold", {"reason": outcome.reason, "pause_s": OFFER_S}
         spent = outcome.verdict is Verdict.RETRY
@@ -383,21 +394,35 @@ class Flush:
 
     def _decide_unreachable(self, now: UnderWay, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
         """The link: closed if a probe fails too, and then the attempt doesn't count."""
-        if not self._is_foreign(now) and not self._link.recheck().online:
-            self._incarnation.door_closed = True
+        if not self._link_holds(now):
             return "wait", {"reason": outcome.reason}
         pause_s = (now.operation.policy or self._policy_of(now)).pause(now.retries)
         if pause_s is None:
             return self._bury(now, f"retries-spent:{outcome.reason}")
         return self._retry(now, pause_s)
 
-    def _decide_unauthorized(self, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
+    def _decide_unauthorized(self, now: UnderWay, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
         """The credentials: the gate closes; but where no token could be fetched, it may be the link's fault."""
-        if outcome.reason == TOKEN_UNREACHABLE and not self._link.recheck().online:
-            self._incarnation.door_closed = True
-        else:
+        if outcome.reason != TOKEN_UNREACHABLE or self._link_holds(now):
             self._link.refuse(outcome.reason)
         return "wait", {"reason": outcome.reason}
+
+    def _link_holds(self, now: UnderWay) -> bool:
+        """Probe at once. Where that fails, the gate closes, and this worker's door.
+
+        The claim is kept meanwhile: a probe may last longer than what is left of it.
+        """
+        if self._is_foreign(now):
+            return True
+        now.flight.deadline = boottime() + self._link.probe_lasts_s
+        self._keeper.add(now.flight, now.lane, now.stamp.fence)
+        try:
+            online = self._link.recheck().online
+        finally:
+            self._keeper.remove(now.flight)
+        if not online:
+            self._incarnation.door_closed = True
+        return online
 
     def _is_foreign(self, now: UnderWay) -> bool:
         is_http = isinstance(self._app.tasks[now.operation.task], HttpTask)

@@ -107,7 +107,9 @@ class Gateway:
         if not self.settings.embedded:
             return self.settings
         fsync: Fsync = "everysec" if self.settings.durability == "everysec" else "always"
-        store = EmbeddedStore(self.settings.data_dir, appendfsync=fsync)
+        store = EmbeddedStore(
+            self.settings.data_dir, appendfsync=fsync, say=lambda line: self._say(f"{'gateway':<9} | {line}")
+        )
         store.end_orphan()
         supervisor.add(Child("store", store.start, rank=STORE_RANK, last_words=store.last_words))
         while not store.is_ready():

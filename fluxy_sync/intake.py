@@ -5,8 +5,11 @@ from typing import Any
 
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from fluxy_sync.consumer import MALFORMED
 from fluxy_sync.errors import FluxySyncError, InvalidOperation, SealError, StorageUnavailable
-from fluxy_sync.sealing import CONTENT_TYPE
+from fluxy_sync.journal.record import MISPLACED, UNSEALED
+from fluxy_sync.operation import check_operation_id
+from fluxy_sync.sealing import CONTENT_TYPE, PLACE
 from fluxy_sync.tasks import SyncTask
 from fluxy_sync.tokens import wake
 
@@ -32,12 +35,13 @@ def journal_strategy(task: SyncTask, app: Any, consumer: Any, **_: Any) -> Any:
 
 
 def _take(task: SyncTask, app: Any, message: Any) -> None:
-    sealed = message.content_type == CONTENT_TYPE
     try:
         message.accept = ACCEPTED
         args, kwargs, embed = message.decode()
-        record = task.new_record(args, kwargs, message.headers["id"], **_options(message.headers, embed))
-    except (ContentDisallowed, DecodeError, SealError, InvalidOperation, KeyError, TypeError, ValueError) as error:
+        doubt = _doubt(task, app, message, embed)
+        options = _options(message.headers, embed)
+        record = task.new_record(args, kwargs, _id_of(message), refused=bool(doubt), **options)
+    except (ContentDisallowed, DecodeError, SealError, InvalidOperation, *MALFORMED) as error:
         logger.error("A raw message of %s was refused (%s); nothing was accepted.", task.name, type(error).__name__)
         return
     except StorageUnavailable:
@@ -45,11 +49,26 @@ def _take(task: SyncTask, app: Any, message: Any) -> None:
     except FluxySyncError as error:
         logger.error("A raw message of %s was refused: %s", task.name, error)
         return
-    if not sealed and not task.engine.settings.accept_unsealed:
-        logger.error("An unsealed message of %s was moved to the dead letters: it may be forged.", task.name)
-        task.engine.journal.bury(record, "unsealed")
+    if doubt:
+        logger.error("A message of %s was moved to the dead letters (%s): it may be forged.", task.name, doubt)
+        task.engine.journal.bury(record, doubt)
     elif task.engine.accept([record]).woken:
         wake(app)
+
+
+def _doubt(task: SyncTask, app: Any, message: Any, embed: dict[str, Any]) -> str:
+    """Why nobody with a key may have meant it; empty where one did."""
+    if message.content_type != CONTENT_TYPE:
+        return "" if task.engine.settings.accept_unsealed else UNSEALED
+    queues = app.amqp.queues.consume_from
+    here = {*queues, task.engine.settings.queue_name}
+    places: list[Any] = [[task.name, message.headers["id"], queue] for queue in here]
+    return "" if embed.get(PLACE) in places else MISPLACED
+
+
+def _id_of(message: Any) -> str:
+    """The id that its sender gave it: a message that comes again must not become another operation."""
+    return check_operation_id(message.headers["id"])
 
 
 def _options(headers: dict[str, Any], embed: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice, takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,7 +13,7 @@ from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, InvalidOperation
 from fluxy_sync.journal import DeadLetter, Inventory, StoredRecord, Waiting
 from fluxy_sync.journal.inventory import PAGE_LETTERS, PAUSED, End, LetterBody
-from fluxy_sync.journal.record import parse
+from fluxy_sync.journal.record import INVALID, REFUSED, parse
 from fluxy_sync.operation import DEFAULT_LANE, OWN_LANE_MARK, Operation, check_size, encode_body
 
 REPLAYING = "replaying"
@@ -22,6 +22,9 @@ LANDING_POLL_S = 0.05
 LIKELY_LANES = 2  # that an operation is looked for on before the dead letters are
 FARTHEST_MS = 2**53
 UNCHANGED: Any = object()
+
+T = TypeVar("T")
+Part = tuple[DeadLetter, bytes]  # a dead letter, and another sealed part for it, or none
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -137,7 +140,7 @@ class Maintenance:
         self.note("reveal", found.entry.id)
         if found.stored is None:
             raise CorruptRecord("the record is damaged: nothing of it can be opened")
-        return self._engine.open(found.stored, found.entry.lane)
+        return self._engine.open(found.stored, found.entry.lane, refused=_was_refused(found.entry))
 
     def reveal_detail(self, found: Found) -> bytes:
         """What was kept beside a dead letter: the first bytes of the answer, or an error's text."""
@@ -149,43 +152,66 @@ class Maintenance:
         """Put dead letters back into their lanes, in their original order. Returns how many went.
 
         Args:
-            ids: which; None for all.
+            ids: which; None for all that were accepted. One that was refused is accepted by naming it.
             end: behind what waits in their lanes, or in front of it (behind an operation that is being sent).
             body: another body, for one operation: it goes out under a new key then.
 
         Raises:
-            InvalidOperation: the body can't be sent, or the operation has none; nothing changed.
+            InvalidOperation: the body can't be sent, or the operation has none, or it was refused and can't be
+                accepted here; nothing changed.
+            UnknownKey, CorruptRecord: it has to be opened for that, and can't be.
         """
         letters = self._select(ids)
         if body is not UNCHANGED:
             return self._replay_edited(list(letters), end, body)
+        parts: Iterator[Part]
+        if ids is None:
+            parts = ((letter, b"") for letter in letters if not _was_refused(letter))
+        else:
+            parts = iter([(letter, self._accepted(letter)) for letter in letters])
         self.note("replay", "all" if ids is None else ", ".join(ids if not isinstance(ids, str) else [ids]))
-        return self._replay_at_head(letters) if end == "head" else self._replay_at_tail(letters)
+        return self._replay_at_head(parts) if end == "head" else self._replay_at_tail(parts)
+
+    def _accepted(self, letter: DeadLetter) -> bytes:
+        """Another sealed part for one that was refused, with which it is accepted; none for the others."""
+        if not _was_refused(letter):
+            return b""
+        operation = self._open_refused(letter)
+        return b"" if operation is None else self._engine.seal_bytes(operation, letter.lane, letter.id)
+
+    def _open_refused(self, letter: DeadLetter) -> Operation | None:
+        if letter.reason == INVALID:
+            raise InvalidOperation(
+                f"the arguments of {letter.id} don't fit its task, so it can't be sent; nothing changed"
+            )
+        if not self._engine.settings.key_texts:
+            raise InvalidOperation(
+                f"{letter.id} came from somebody without a key: only who has the keys can accept it, by "
+                "'fluxy-sync dead replay'; nothing changed"
+            )
+        whole = self.inventory.letter(letter.member)
+        return None if whole is None else self._engine.open(parse(whole.record), letter.lane, refused=True)
 
     def _select(self, ids: Iterable[str] | None) -> Iterator[DeadLetter]:
         if ids is None:
             # Those that die meanwhile, maybe again, are others: else this might never end.
-            last = self._last_number()
+            last = self.inventory.last_number()
             return takewhile(lambda letter: letter.number <= last, self.inventory.letters())
         found = (self.inventory.find_letter(one) for one in ([ids] if isinstance(ids, str) else ids))
         return iter(sorted((letter for letter in found if letter), key=lambda letter: letter.number))
 
-    def _last_number(self) -> int:
-        journal = self._engine.journal
-        return int(journal.store.command("HGET", journal.keys.fixed[0], "dead_seq") or 0)
+    def _replay_at_tail(self, letters: Iterator[Part]) -> int:
+        return sum(self._put_back(some, "tail") for some in chunks(letters))
 
-    def _replay_at_tail(self, letters: Iterator[DeadLetter]) -> int:
-        return sum(self._put_back([(letter, b"") for letter in some], "tail") for some in chunks(letters))
-
-    def _replay_at_head(self, letters: Iterator[DeadLetter]) -> int:
+    def _replay_at_head(self, letters: Iterator[Part]) -> int:
         count = 0
-        for lane, group in groupby(sorted(letters, key=lambda letter: (letter.lane, -letter.number)), lambda x: x.lane):
+        for lane, group in groupby(sorted(letters, key=lambda x: (x[0].lane, -x[0].number)), lambda x: x[0].lane):
             parts = list(chunks(group))
             # In several steps the lane must wait, or the later ones would be sent before the earlier are back.
             for part in parts:
                 if len(parts) > 1:
                     self.inventory.hold(lane, REPLAYING, REPLAYING_S)
-                count += self._put_back([(letter, b"") for letter in part], "head")
+                count += self._put_back(part, "head")
             if len(parts) > 1 and self.inventory.let_go(lane, REPLAYING)[1]:
                 self._wake()
         return count
@@ -204,7 +230,8 @@ class Maintenance:
         return self._put_back([(letter, sealed)], end)
 
     def _edited(self, letter: DeadLetter, whole: LetterBody, body: Any) -> Operation:
-        old = self._engine.open(parse(whole.record), letter.lane)
+        opened = self._open_refused(letter) if _was_refused(letter) else None
+        old = opened or self._engine.open(parse(whole.record), letter.lane)
         if not (len(old.args) == 2 and old.kwargs.keys() <= {"body", "headers"}):
             raise InvalidOperation("only an HTTP operation has a body that can be replaced; nothing changed")
         encoded = encode_body(body)
@@ -213,7 +240,7 @@ class Maintenance:
         kwargs = kept if encoded is None else {**kept, "body": encoded}
         return msgspec.structs.replace(old, kwargs=kwargs, generation=old.generation + 1)
 
-    def _put_back(self, letters: Sequence[tuple[DeadLetter, bytes]], end: End) -> int:
+    def _put_back(self, letters: Sequence[Part], end: End) -> int:
         count, woken = self.inventory.replay(letters, end)
         if woken:
             self._wake()
@@ -303,9 +330,14 @@ def _parsed(raw: bytes) -> StoredRecord | None:
         return None
 
 
-def chunks(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+def _was_refused(entry: Waiting | DeadLetter) -> bool:
+    """Whether it was never accepted. Somebody may have changed that word: what matters is how it opens."""
+    return isinstance(entry, DeadLetter) and entry.reason in REFUSED
+
+
+def chunks(letters: Iterable[T]) -> Iterator[list[T]]:
     """The letters in lists of what one step takes."""
-    some: list[DeadLetter] = []
+    some: list[T] = []
     for letter in letters:
         some.append(letter)
         if len(some) == PAGE_LETTERS:

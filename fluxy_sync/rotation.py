@@ -15,10 +15,10 @@ import msgspec
 from fluxy_sync.engine import Engine, once_context
 from fluxy_sync.errors import ConfigError, CorruptRecord, SealError
 from fluxy_sync.journal import DeadLetter, Inventory, Waiting
-from fluxy_sync.journal.record import parse
+from fluxy_sync.journal.record import REFUSED, parse
 from fluxy_sync.maintenance import Maintenance
 from fluxy_sync.private import write_private
-from fluxy_sync.sealing import reseal_value
+from fluxy_sync.sealing import reseal_result
 from fluxy_sync.settings import read_keys
 from fluxy_sync.vault import KEY_ID_BYTES, REREAD_S, key_id_of, new_key, parse_key
 
@@ -89,8 +89,10 @@ class Rotation:
         """
         path = self._file()
         first, *old = read_keys(path)
-        # By then every process that runs seals with the first key.
-        time.sleep(max(0.0, TAKEN_UP_S - (time.time() - path.stat().st_mtime)) if old else 0.0)
+        # By then every process that runs seals with the first key. A clock that leapt says nothing of how long ago it
+        # was written: then it is as if that was just now.
+        age_s = time.time() - path.stat().st_mtime
+        time.sleep(max(0.0, TAKEN_UP_S - max(0.0, age_s)) if old else 0.0)
         needed = self.usage().keys() & {_id_of(key) for key in old}
         if needed:
             raise ConfigError(f"records still need the key {', '.join(sorted(needed))}: run 'fluxy-sync keys rotate'")
@@ -208,7 +210,9 @@ class Rotation:
             return 1, 0, 0, 0
         try:
             stored = parse(whole.record)
-            sealed = self._engine.seal_bytes(self._engine.open(stored, letter.lane), letter.lane, stored.id)
+            refused = letter.reason in REFUSED
+            operation = self._engine.open(stored, letter.lane, refused=refused)
+            sealed = self._engine.seal_bytes(operation, letter.lane, stored.id, refused=refused)
             detail = self._engine.open_detail(whole.detail, letter.lane, stored.id)
         except SealError:
             return 1, 0, 1, 0
@@ -238,7 +242,7 @@ class Rotation:
         if was is None or key_id not in self._engine.vault.key_ids or not self._is_old(key_id):
             return
         try:
-            self._inventory.swap(key, was, reseal_value(self._engine.vault, was))
+            self._inventory.swap(key, was, reseal_result(self._engine.vault, was))
         except CorruptRecord:
             return  # of another ring whose key has the same id, or damaged: whoever asks for it is told
 

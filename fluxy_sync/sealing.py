@@ -1,19 +1,28 @@
-"""What goes through the broker or into a result is sealed, too: a kombu serializer."""
+"""What goes through the broker or into a result is sealed, too: a kombu serializer.
+
+Inside what is sealed, a task's message says for which task, id and queue it is: its headers stand there in clear, and
+whoever can write to the broker could put others around it.
+"""
 
 import base64
+import threading
 from typing import Any
 
+from celery import signals
 from kombu.serialization import register
 from kombu.utils.json import dumps, loads
 
 from fluxy_sync.errors import UnknownKey
-from fluxy_sync.vault import KEY_ID_BYTES, Vault
+from fluxy_sync.vault import KEY_ID_BYTES, Vault, associated_data
 
-CONTENT_TYPE = "application/x-fluxy-sealed"
-SERIALIZER = "fluxy-sealed"
+CONTENT_TYPE, RESULT_TYPE = "application/x-fluxy-sealed", "application/x-fluxy-sealed-result"
+SERIALIZER, RESULT_SERIALIZER = "fluxy-sealed", "fluxy-sealed-result"
 REDACTED = "<sealed>"
 SEALED_VALUE = "fluxy-sealed:"
-_CONTEXT = b"fluxy-sync message"
+PLACE = "fluxy_place"  # in the third part of a task's message, beside Celery's links
+_MESSAGE, _RESULT = b"fluxy-sync message", b"fluxy-sync result"  # neither opens as the other
+
+_publishing = threading.local()  # the message that this thread is about to publish, and its place
 
 # kombu's registry is one for the process, and finds a decoder by content type alone.
 _vaults: dict[str, Vault] = {}
@@ -24,50 +33,95 @@ def serializer_name(namespace: str) -> str:
     return f"{SERIALIZER}.{namespace}"
 
 
-def seal_value(vault: Vault, value: Any) -> str:
-    """One value, sealed as text that any serializer takes."""
-    return SEALED_VALUE + base64.b64encode(vault.seal(dumps(value).encode(), _CONTEXT)).decode()
+def result_serializer_name(namespace: str) -> str:
+    """The name under which kombu knows the serializer of a namespace's results."""
+    return f"{RESULT_SERIALIZER}.{namespace}"
 
 
-def open_value(value: Any) -> Any:
-    """The value that ``seal_value`` sealed; any other one as it is."""
+def seal_value(vault: Vault, value: Any, task_id: str) -> str:
+    """The result of a task, sealed as text that any serializer takes."""
+    return SEALED_VALUE + base64.b64encode(vault.seal(dumps(value).encode(), _result_of(task_id))).decode()
+
+
+def open_value(value: Any, task_id: str) -> Any:
+    """The value that ``seal_value`` sealed; any other one as it is.
+
+    Raises:
+        UnknownKey, CorruptRecord: it can't be opened, or is the result of another task.
+    """
     if isinstance(value, str) and value.startswith(SEALED_VALUE):
-        return unseal(base64.b64decode(value.removeprefix(SEALED_VALUE)))
+        return _open(base64.b64decode(value.removeprefix(SEALED_VALUE)), _result_of(task_id))
     return value
 
 
+def _result_of(task_id: str) -> bytes:
+    return associated_data(_RESULT, task_id.encode("utf-8", "surrogatepass"))
+
+
 def register_vault(vault: Vault, namespace: str) -> str:
-    """Register the serializer for a namespace and return its name. The values are what Celery's JSON takes."""
+    """Register the serializers of a namespace; returns the messages' name. The values are what Celery's JSON takes."""
     name = serializer_name(namespace)
     _vaults[name] = vault
 
     def encode(value: Any) -> bytes:
-        return vault.seal(dumps(value).encode(), _CONTEXT)
+        return vault.seal(dumps(_placed(value)).encode(), _MESSAGE)
+
+    def encode_result(value: Any) -> bytes:
+        return vault.seal(dumps(value).encode(), _RESULT)
 
     register(name, encode, unseal, content_type=CONTENT_TYPE, content_encoding="binary")
+    of_results = result_serializer_name(namespace)
+    register(of_results, encode_result, unseal_result, content_type=RESULT_TYPE, content_encoding="binary")
     return name
 
 
+@signals.before_task_publish.connect
+def _begin(body: Any = None, headers: Any = None, routing_key: Any = None, **_: Any) -> None:
+    _publishing.message = body, [headers.get("task"), headers.get("id"), routing_key]
+
+
+@signals.after_task_publish.connect
+def _end(**_: Any) -> None:
+    _publishing.message = None, []
+
+
+def _placed(value: Any) -> Any:
+    body, place = getattr(_publishing, "message", (None, []))
+    if body is None or value is not body or not isinstance(body, tuple):
+        return value
+    args, kwargs, embed = body
+    return args, kwargs, {**embed, PLACE: place}
+
+
 def unseal(data: bytes | str) -> Any:
-    """Open a sealed message or result.
+    """Open a sealed message.
 
     Raises:
         UnknownKey, CorruptRecord: it can't be opened.
     """
+    return _open(data, _MESSAGE)
+
+
+def unseal_result(data: bytes | str) -> Any:
+    """Open a sealed result; raises as ``unseal`` does."""
+    return _open(data, _RESULT)
+
+
+def _open(data: bytes | str, context: bytes) -> Any:
     sealed = data.encode("latin-1") if isinstance(data, str) else bytes(data)
     key_id = sealed[:KEY_ID_BYTES].hex()
     for vault in _vaults.values():
         if key_id not in vault.key_ids:
             vault.refresh(at_once=True)
         if key_id in vault.key_ids:
-            return loads(vault.open(sealed, _CONTEXT).decode())
+            return loads(vault.open(sealed, context).decode())
     raise UnknownKey(key_id)
 
 
-def reseal_value(vault: Vault, data: bytes) -> bytes:
-    """A sealed message or result, sealed with the ring's first key.
+def reseal_result(vault: Vault, data: bytes) -> bytes:
+    """A sealed result, sealed with the ring's first key.
 
     Raises:
         UnknownKey, CorruptRecord: it can't be opened.
     """
-    return vault.seal(vault.open(data, _CONTEXT), _CONTEXT)
+    return vault.seal(vault.open(data, _RESULT), _RESULT)

@@ -16,8 +16,9 @@ from kombu.utils.json import dumps, loads
 
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import DeliveryFailed, InvalidOperation, Unreachable
+from fluxy_sync.errors import CorruptRecord, DeliveryFailed, InvalidOperation, Unreachable
 from fluxy_sync.journal import NewRecord
+from fluxy_sync.journal.record import INVALID
 from fluxy_sync.operation import (
     DEFAULT_LANE,
     SYNC_OP,
@@ -31,7 +32,7 @@ from fluxy_sync.operation import (
 )
 from fluxy_sync.outcome import Rules, check_rules
 from fluxy_sync.retry import RetryPolicy
-from fluxy_sync.sealing import REDACTED, open_value, seal_value, serializer_name
+from fluxy_sync.sealing import REDACTED, open_value, result_serializer_name, seal_value, serializer_name
 from fluxy_sync.settings import OnDead
 from fluxy_sync.tokens import FLUSH, wake
 
@@ -49,10 +50,12 @@ CARRIED = (
 
 
 class SyncResult(AsyncResult):
-    """Celery's AsyncResult, that opens a sealed value."""
+    """Celery's AsyncResult, that opens a sealed value. It may raise CorruptRecord: it was changed, or another's."""
 
     def _set_cache(self, meta: dict[str, Any]) -> Any:
-        return super()._set_cache(meta | {"result": open_value(meta.get("result"))})
+        if meta.get("task_id", self.id) != self.id:
+            raise CorruptRecord(f"what is kept as the result of {self.id} is that of another operation")
+        return super()._set_cache(meta | {"result": open_value(meta.get("result"), self.id)})
 
 
 class UnderWay:
@@ -194,7 +197,7 @@ class SyncTask(Task):
         """The tail of a chain was accepted with its first step: refused when it is reached, it is a dead letter."""
         operation_id = task_id or new_operation_id()
         operation = Operation(tuple(args), dict(kwargs), self.name)
-        self.engine.journal.bury(self.engine.seal(operation, DEFAULT_LANE, operation_id), "invalid")
+        self.engine.journal.bury(self.engine.seal(operation, DEFAULT_LANE, operation_id, refused=True), INVALID)
         logger.error(
             "The operation %s follows from another one, but its arguments don't fit %s (a .s() in a chain?): "
             "it was moved to the dead letters.", operation_id, self.name,
@@ -215,9 +218,10 @@ class SyncTask(Task):
         countdown: float | None = None,
         eta: datetime | str | None = None,
         expires: float | datetime | str | None = None,
+        refused: bool = False,
         **options: Any,
     ) -> NewRecord:
-        """Check and seal one operation, without accepting it."""
+        """Check and seal one operation, without accepting it; one that is ``refused`` can only be buried."""
         operation_id = check_operation_id(task_id) if task_id else new_operation_id()
         lane = check_lane(self.lane if lane is _UNSET else lane, operation_id)
         self._check_types(args, kwargs, policy)
@@ -230,6 +234,7 @@ class SyncTask(Task):
             operation,
             lane,
             operation_id,
+            refused=refused,
             countdown_s=_seconds_until(eta if eta is not None else countdown, "eta"),
             expires_s=self._expires_s(expires),
             halt=self._halts(on_dead),
@@ -318,7 +323,7 @@ class SyncTask(Task):
         try:
             result = self.run(*args, **kwargs)
             now.outcome = now.outcome or Outcome(Verdict.DELIVERED, "returned")
-            return self._kept_form(result)
+            return self._kept_form(result, now.id)
         except (Ignore, Reject, ClaimEnded):
             raise
         except Retry as retry:
@@ -335,11 +340,11 @@ class SyncTask(Task):
         finally:
             now.answered = True
 
-    def _kept_form(self, result: Any) -> Any:
+    def _kept_form(self, result: Any, task_id: str) -> Any:
         """A result that goes into a user's own backend, and through its logs, is sealed by itself."""
-        if result is None or self.app.conf.result_serializer == serializer_name(self.engine.settings.namespace):
+        if result is None or self.app.conf.result_serializer == result_serializer_name(self.engine.settings.namespace):
             return result
-        return seal_value(self.engine.vault, result)
+        return seal_value(self.engine.vault, result, task_id)
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> Any:
         """The operation's result; one that was sealed by itself is opened when it is read."""

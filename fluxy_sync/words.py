@@ -27,6 +27,7 @@ REASONS = {
     "killed-its-worker": "its worker died with it, again and again",
     "dropped": "the queue was full: it made room for newer ones",
     "unsealed": "it came unsealed, from somebody without a key",
+    "misplaced": "it came sealed, but for another place",
     "invalid": "its arguments don't fit its task",
     "invalid-url": "its URL can't be read",
     "too-many-redirects": "the upstream redirects without end",
@@ -38,6 +39,7 @@ REASONS = {
     "halted": "halted by a dead letter",
     "credentials": "the answer to the operation's own credentials is 401",
     "replaying": "a replay is under way",
+    "damaged": "why can't be read any more: the next tick lets it go",
 }
 WRONG_ANSWER = "wrong-answer-"
 SPENT = "retries-spent:"

@@ -80,6 +80,7 @@ class Gateway:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.worker_options: list[str] = []  # Celery's own
+        self.launcher: list[str] = []  # a command that executes the one behind it, e.g. in a namespace
 
     def settings(self, **changes: Any) -> Settings:
         """The settings of this gateway, for a producer in the test's own process."""
@@ -99,7 +100,8 @@ class Gateway:
         more = {"FLUXY_SYNC_NODE": name or "one"} | environment
         with self.log_path(role).open("ab") as log:
             self.processes[role] = subprocess.Popen(
-                [sys.executable, "-m", "fluxy_sync.app", kind, *(self.worker_options if kind == "worker" else [])],
+                [*self.launcher, sys.executable, "-m", "fluxy_sync.app", kind]
+                + (self.worker_options if kind == "worker" else []),
                 env={**os.environ, **self.environment, **more},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,10 +1,8 @@
 """What the journal's state machine is made of: one journal, its model, and what must hold after each step.
 
-Journal time is exact here: before each step the store's note of the wall clock is put into the future, so that the
-script sees no time pass, or far into the past, so that it takes its longest step.
+Journal time is exact here: the machine's clock stands, or leaps by so much that a script takes its longest step.
 """
 
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from fluxy_sync.errors import QueueFull
 from fluxy_sync.journal import Claim, Idle, Inventory, Journal, NewRecord, Quota, Store
+from fluxy_sync.journal.journal import CLAIM_S
 from fluxy_sync.journal.record import parse
 from tests.journal_model import Full, Grant, JournalModel, Settling
 from tests.journal_reading import expected, keys_of, read
+from tests.journal_steps import ClockByHand
 
 LANES = ("default", "sensor:7", "~ein Weg")
 QUOTAS = (
@@ -27,7 +27,7 @@ QUOTAS = (
     Quota(max_pending=12, max_lane_pending=5),
     Quota(max_lane_pending=4, drop_oldest=True),
 )
-CLAIM_MS = 15_000
+CLAIM_MS = round(CLAIM_S * 1000)
 ONCE_MS = 10_000
 AN_HOUR_MS = 3_600_000
 WAKE_MARGIN_MS = 1500
@@ -48,7 +48,10 @@ class JournalCourse(RuleBasedStateMachine):
     def __init__(self, store: Store) -> None:
         super().__init__()
         namespace = f"m{uuid.uuid4().hex}"
-        self.journals = {quota: Journal(store, namespace, quota, once_window_s=ONCE_MS / 1000) for quota in QUOTAS}
+        self.clock = ClockByHand()
+        self.journals = {
+            quota: Journal(store, namespace, quota, once_window_s=ONCE_MS / 1000, clock=self.clock) for quota in QUOTAS
+        }
         self.journal = self.journals[QUOTAS[0]]
         self.inventory = Inventory(self.journal)
         self.client = store.client
@@ -61,18 +64,14 @@ class JournalCourse(RuleBasedStateMachine):
         self.made = 0
         self.rev = 0
         self.client.hset(self.keys["counts"], "now", self.model.now)
-        self._stop_time()
+        self._end_wake()
 
     def teardown(self) -> None:
         self.client.unlink(*self.journal.keys.fixed, *map(self.journal.keys.lane, LANES))
 
-    def _stop_time(self, *, wall_ms: int | None = None) -> None:
-        """Hold journal time for the next script; a wake token near its end ends now."""
-        ahead = round(time.time() * 1000) + AN_HOUR_MS
-        pipeline = self.client.pipeline()
-        pipeline.hset(self.keys["counts"], "wall", ahead if wall_ms is None else wall_ms)
-        pipeline.pttl(self.keys["wake"])
-        if pipeline.execute()[1] < WAKE_MARGIN_MS:
+    def _end_wake(self) -> None:
+        """The one thing that real time ends, a wake token, ends now or not before the next step."""
+        if self.client.pttl(self.keys["wake"]) < WAKE_MARGIN_MS:
             self.client.delete(self.keys["wake"])
             self.model.wake = False
 
@@ -180,7 +179,7 @@ class JournalCourse(RuleBasedStateMachine):
     @invariant()
     def all_is_well(self) -> None:
         """Every key and the snapshot are as the model says; and what no model need tell holds."""
-        self._stop_time()
+        self._end_wake()
         found = read(self.journal, LANES)
         for key, wanted in expected(self.model).items():
             assert found[key] == wanted, f"{key}: {found[key]} is not {wanted}"

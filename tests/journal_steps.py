@@ -5,11 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from fluxy_sync.journal import Claim, DeadLetter, Idle, Inventory, Journal, NewRecord
+from fluxy_sync.journal.clock import Clock, host
 from fluxy_sync.journal.journal import Verdict
 from fluxy_sync.journal.record import pack_id, parse
 
 WORKER = "aa 11"
 OTHER_WORKER = "bb 21"
+
+
+class ClockByHand(Clock):
+    """A machine's clock that only goes on by hand; ``at_ms``: what it says."""
+
+    at_ms = 1
+
+    def ms(self) -> int:
+        return self.at_ms
 
 
 def new(name: str, lane: str = "a", *, size: int = 8, **more: Any) -> NewRecord:
@@ -79,8 +89,9 @@ def held_for(journal: Journal, lane: str = "a") -> tuple[str, ...]:
 
 
 def let_pass(journal: Journal, seconds: float) -> None:
-    """Move journal time on; the wall's clock stays out of it."""
+    """Move journal time on, and let this machine's clock lead on from there."""
     journal.store.command("HINCRBY", counts(journal), "now", round(seconds * 1000))
+    journal.store.command("HDEL", journal.keys.pulse, f"clock {host()}")
 
 
 def now_ms(journal: Journal) -> int:

@@ -133,6 +133,8 @@ def replay(
 ) -> None:
     """Put dead letters back into their lanes, in their original order.
 
+    Those that were never accepted (they came unsealed, or for another place) only go if they are named.
+
     \b
     Examples:
       fluxy-sync dead replay 01a20919-671f-7c2e-9d1b-0a4f0d1b2c3d

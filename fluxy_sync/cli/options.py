@@ -10,6 +10,7 @@ from fluxy_sync.errors import InvalidOperation
 from fluxy_sync.operation import OWN_LANE_MARK, check_lane, check_operation_id
 
 DEFAULT_LIMIT = 50
+MOST_SHOWN = 1_000_000_000
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,7 +46,7 @@ def lane_option(text: str) -> Callable[[Command], Command]:
 
 limit_option = click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_SHOWN),
     default=DEFAULT_LIMIT,
     show_default=True,
     metavar="N",

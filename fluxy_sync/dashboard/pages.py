@@ -54,7 +54,16 @@ class SyncPage(SignIn):
         self.render("sync.html")
 
 
-class Files(StaticFileHandler):
+class StaticFiles(StaticFileHandler):
+    """Tornado's, which fails for a name that no file can have (Tornado 6.6). Flower's own files go through it, too."""
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> Any:
+        if "\0" in absolute_path:
+            raise HTTPError(404)
+        return super().validate_absolute_path(root, absolute_path)
+
+
+class Files(StaticFiles):
     """The page's scripts and styles, and the indicator, which any page of this origin may show."""
 
     def set_extra_headers(self, path: str) -> None:
@@ -63,10 +72,13 @@ class Files(StaticFileHandler):
 
 
 class NoKeys(SyncHandler):
-    """What Flower would have sent to workers: they take sealed messages alone."""
+    """What Flower would have sent to workers, and results: they take sealed messages alone, and results are sealed."""
 
     def post(self, *_: Any) -> None:
         raise Refusal(403, "the dashboard has no keys, so workers take nothing from it; use Python or the command line")
+
+    def get(self, *_: Any) -> None:
+        raise Refusal(403, "the dashboard has no keys, so it can open no result; use Python")
 
 
 class NoWorker(SignIn):

@@ -55,7 +55,7 @@ HANDLERS = [
     url(r"/api/sync/dead/replay", actions.ReplayDead),
     url(r"/api/sync/dead/drop", actions.DropDead),
     url(r"/api/task/revoke/(.+)", actions.Revoke),
-    url(r"/api/task/(?:apply|async-apply|send-task|abort|timeout|rate-limit)/(.+)", pages.NoKeys),
+    url(r"/api/task/(?:apply|async-apply|send-task|abort|timeout|rate-limit|result)/(.+)", pages.NoKeys),
     url(r"/worker/(.+)", pages.NoWorker),
 ]
 
@@ -70,9 +70,12 @@ class Dashboard(Flower):
 
     def __init__(self, capp: Any, options: Any, **kwargs: Any) -> None:
         loader = pages.Templates(str(kwargs["template_path"]))
-        io_loop = IOLoop.current()
+        io_loop: Any = IOLoop.current()
+        # Tornado's timers go by the wall clock: one that leaps back by years would stop them for as long.
+        io_loop.time = io_loop.asyncio_loop.time
         events = events_of(capp, options, io_loop)
-        super().__init__(options, capp, events, io_loop, template_loader=loader, **kwargs)
+        kwargs = {"static_handler_class": pages.StaticFiles, "template_loader": loader, **kwargs}
+        super().__init__(options, capp, events, io_loop, **kwargs)
         self.inspector = Mute(self.io_loop, capp, options.inspect_timeout / 1000.0)
         settings = capp.fluxy_engine.settings
         self.board = Board(settings.namespace)

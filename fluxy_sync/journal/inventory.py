@@ -10,7 +10,7 @@ import msgspec
 
 from fluxy_sync.errors import CorruptRecord
 from fluxy_sync.journal import record
-from fluxy_sync.journal.journal import WAKE_S, Journal, read_id
+from fluxy_sync.journal.journal import WAKE_S, Journal, read_id, text, understood
 from fluxy_sync.journal.store import Argument
 from fluxy_sync.vault import KEY_ID_BYTES
 
@@ -19,6 +19,7 @@ PAGE_LETTERS = 200
 CLEAR_RECORDS = 500
 AUDIT_NOTES = 10_000
 LANES_AT_ONCE = 500
+LATEST_S = 253_402_300_799  # the end of the year 9999: a later time is damaged
 PAUSED = "paused"
 DAMAGED = "damaged-"  # starts the name of a dead letter whose id can't be read
 
@@ -64,7 +65,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     @property
     def died_at(self) -> datetime:
         """When it died, by the wall clock of the store (UTC)."""
-        return datetime.fromtimestamp(self.died_ms / 1000, UTC)
+        return datetime.fromtimestamp(min(self.died_ms / 1000, LATEST_S), UTC)
 
 
 class LetterBody(msgspec.Struct, frozen=True):
@@ -122,6 +123,7 @@ class Inventory:
             page = self.page(lane, page.goes_on, page.before, most)
             yield page
 
+    @understood
     def page(self, lane: str, index: int = 0, before: str | bytes = b"", most: int = PAGE_OPERATIONS) -> Page:
         """One stretch, from ``index`` on; ``before`` is what the page before it gave: its record may have moved."""
         packed = record.pack_id(before) if isinstance(before, str) and before else before
@@ -130,6 +132,7 @@ class Inventory:
         found = tuple(_waiting(lane, entry, now, bool(flying), retry) for entry in entries)
         return Page(found, goes_on if goes_on >= 0 else None, last)
 
+    @understood
     def find(self, lane: str, operation_id: str) -> tuple[Waiting, bytes] | None:
         """One operation of a lane, as ``waiting`` gives it, and its whole record."""
         _, *rest = self._journal.search("find", lane, operation_id)
@@ -142,6 +145,7 @@ class Inventory:
         """Records in a lane, tombstones included."""
         return int(self._journal.store.command("LLEN", self._journal.keys.lane(lane)))
 
+    @understood
     def count(self, lane: str) -> int:
         """Operations in a lane."""
         tombstones = self._journal.store.command("HGET", self._journal.keys.cancelled, lane)
@@ -174,12 +178,13 @@ class Inventory:
         """Some lanes whose heads were accepted until then, the longest waiting first."""
         keys = self._journal.keys
         found = self._journal.store.command("ZRANGEBYSCORE", keys.oldest, "-inf", journal_ms, "LIMIT", 0, LANES_AT_ONCE)
-        return [lane.decode() for lane in found]
+        return [text(lane) for lane in found]
 
     def lane_count(self) -> int:
         """How many lanes hold operations."""
         return int(self._journal.store.command("ZCARD", self._journal.keys.oldest))
 
+    @understood
     def journal_ms(self) -> int:
         """Journal time as it was last written."""
         return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "now") or 0)
@@ -193,6 +198,12 @@ class Inventory:
             for at in range(0, len(flat), _LETTER_FIELDS):
                 yield _letter(flat[at : at + _LETTER_FIELDS])
 
+    @understood
+    def last_number(self) -> int:
+        """The number of the newest dead letter."""
+        return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "dead_seq") or 0)
+
+    @understood
     def find_letter(self, operation_id: str) -> DeadLetter | None:
         """The dead letter with that id."""
         score = self._journal.store.command("ZSCORE", self._journal.keys.dead_index, record.pack_id(operation_id))
@@ -206,7 +217,10 @@ class Inventory:
     def letter(self, member: bytes) -> LetterBody | None:
         """One dead letter whole."""
         value = self._journal.store.command("HGET", self._journal.keys.dead, member)
-        return None if value is None else read_letter(value)
+        try:
+            return None if value is None else read_letter(value)
+        except (IndexError, struct.error):
+            return LetterBody("", "corrupt", 0, 0, b"", b"", value)
 
     def reseal_letter(self, member: bytes, was: bytes, detail: bytes, sealed: bytes) -> bool:
         """Put other sealed parts into a dead letter, unless it has changed since it was read."""
@@ -254,7 +268,7 @@ class Inventory:
                 "HSCAN", self._journal.keys.held, cursor, "COUNT", LANES_AT_ONCE
             )
             for lane, lines in zip(found[::2], found[1::2], strict=True):
-                yield lane.decode(), _causes(lines)
+                yield text(lane), _causes(lines)
             if cursor == b"0":
                 return
 
@@ -273,12 +287,14 @@ class Inventory:
 
     # --- what happened over time
 
+    @understood
     def samples(self) -> list[tuple[float, int, int, int]]:
         """An hour of the counts: unix seconds, pending, delivered, dead. A value holds until the next one."""
         found = self._journal.store.command("LRANGE", self._journal.keys.samples, 0, -1)
         rows = (sample.split(b" ") for sample in found)
         return [(float(at), int(pending), int(delivered), int(dead)) for at, pending, delivered, dead in rows]
 
+    @understood
     def histograms(self) -> dict[str, Histogram]:
         """How long operations waited for their delivery (``latency``), and the upstream's answers took (``response``).
 
@@ -286,7 +302,7 @@ class Inventory:
         """
         found = self._journal.store.command("HGETALL", self._journal.keys.histogram)
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        values = {name.decode(): int(value) for name, value in pairs}
+        values = {text(name): int(value) for name, value in pairs}
         return {name: _histogram(name, bounds, values) for name, bounds in BOUNDS_S.items()}
 
     # --- the audit log
@@ -298,7 +314,7 @@ class Inventory:
     def notes(self, most: int) -> list[dict[str, str]]:
         """The newest notes of the audit log, the newest first."""
         found = self._journal.store.command("XREVRANGE", self._journal.keys.audit, "+", "-", "COUNT", most)
-        return [_pairs(fields) for _, fields in found]
+        return [_note(fields) for _, fields in found]
 
 
 _WAKE_MS = round(WAKE_S * 1000)
@@ -307,12 +323,17 @@ _DAMAGED = re.compile(DAMAGED + r"([0-9]{1,15})")
 
 
 def _causes(lines: bytes) -> tuple[str, ...]:
-    return tuple(line.partition(" ")[2] for line in lines.decode().split("\n"))
+    found = [line for line in text(lines).split("\n") if line]
+    return tuple(line.partition(" ")[2] or "damaged" for line in found or "?")
 
 
-def _pairs(fields: Sequence[bytes]) -> dict[str, str]:
-    text = [field.decode("utf-8", "replace") for field in fields]
-    return dict(zip(text[::2], text[1::2], strict=True))
+def _note(fields: Sequence[bytes]) -> dict[str, str]:
+    """A note of the audit log, whole also where somebody else wrote it."""
+    found = {"wall": "0", "who": "?", "what": "?", "which": ""} | dict(
+        zip(map(text, fields[::2]), map(text, fields[1::2]), strict=True)
+    )
+    known = found["wall"].isdecimal() and len(found["wall"]) <= 15 and int(found["wall"]) <= LATEST_S * 1000
+    return found if known else found | {"wall": "0"}
 
 
 def _histogram(name: str, bounds: tuple[float, ...], values: dict[str, int]) -> Histogram:
@@ -350,7 +371,7 @@ def _retry(state: bytes, operation_id: str) -> tuple[int, int, str]:
     fields = state.split(b" ", 5)
     if len(fields) < 6 or read_id(fields[5]) != operation_id:
         return 0, 0, ""
-    return int(fields[0]), int(fields[3]), fields[4].decode()
+    return int(fields[0]), int(fields[3]), text(fields[4])
 
 
 def _letter(fields: Sequence[Any]) -> DeadLetter:
@@ -365,8 +386,8 @@ def _letter(fields: Sequence[Any]) -> DeadLetter:
     return DeadLetter(
         number=number,
         id=operation_id,
-        lane=lane.decode(),
-        reason=reason.decode(),
+        lane=text(lane),
+        reason=text(reason),
         retries=retries,
         died_ms=died,
         size=size,
@@ -384,4 +405,4 @@ def read_letter(value: bytes) -> LetterBody:
     retries, rest = struct.unpack(">I", rest[:4])[0], rest[4:]
     died, rest = int.from_bytes(rest[:6], "big"), rest[6:]
     length, rest = struct.unpack(">I", rest[:4])[0], rest[4:]
-    return LetterBody(lane.decode(), reason.decode(), retries, died, rest[:length], rest[length:], value)
+    return LetterBody(text(lane), text(reason), retries, died, rest[:length], rest[length:], value)

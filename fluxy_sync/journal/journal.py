@@ -1,9 +1,11 @@
 """Each transition of the journal as a method: seconds and records outside, milliseconds and bytes inside."""
 
+import functools
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
@@ -22,12 +24,13 @@ from fluxy_sync.journal.answers import (
     Tick,
     Verdict,
 )
+from fluxy_sync.journal.clock import Clock
 from fluxy_sync.journal.keys import Keys
 from fluxy_sync.journal.record import NewRecord, StoredRecord
 from fluxy_sync.journal.store import Argument, NotSent, ReplyLost, Script, Store, pack
 
-CLAIM_S = 15.0
-CLOCK_MARGIN_S = 5.0  # journal time may run ahead by one step of the prelude's MAX_STEP_MS
+CLAIM_S = 14.0  # so that another host has sent what a dead one held within 15 s
+CLOCK_MARGIN_S = 5.0  # journal time may run ahead of a holder's clock by one step of the prelude's MAX_STEP_MS
 RUN_OPERATIONS = 64
 RUN_BYTES = 256 * 1024
 TAKEOVERS_UNTIL_DEAD = 5
@@ -41,10 +44,15 @@ DURABLE_TIME_S = 2.0
 SCRIPTS = (
     "append", "claim", "settle", "release", "renew", "reclaim", "bury", "cancel", "find", "gate", "wake", "tick",
     "probe", "snapshot", "hold", "clear", "page", "letters", "replay", "drop", "reseal", "reseal_letter", "audit",
-    "swap",
+    "swap", "recount_lane", "recount",
 )  # fmt: skip
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ONCE_WINDOW_S = 86_400.0
+REASON_BYTES = 200  # of 255 at most, where a character that was cut is made readable
+_CLAIM = re.compile(rb"\d+ \d+ (\S+ \S+)")
 _FULL = {
     "pending": "the queue is full (FLUXY_SYNC_MAX_PENDING is reached); nothing was accepted; wait until it drains, or "
     "raise the limit",
@@ -76,8 +84,33 @@ def read_id(packed: bytes) -> str:
         return packed.decode("ascii", "backslashreplace")
 
 
+def text(value: bytes) -> str:
+    """A name or code of the store, readable even where it was damaged."""
+    return value.decode("utf-8", "backslashreplace")
+
+
 def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
+    return text(value) if isinstance(value, bytes) else value
+
+
+def _code(reason: str) -> str:
+    """A reason as the scripts take it: a short word."""
+    return text("-".join(reason.split()).encode()[:REASON_BYTES]) or "-"
+
+
+def understood(ask: Callable[P, T]) -> Callable[P, T]:
+    """What the store holds may have been damaged, or written by somebody else: then it is as if it refused."""
+
+    @functools.wraps(ask)
+    def ask_and_read(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except (LookupError, OverflowError, TypeError, ValueError) as error:
+            raise StorageUnavailable(
+                "the store holds something that the journal can't have written; it was damaged, or changed by hand"
+            ) from error
+
+    return ask_and_read
 
 
 class Journal:
@@ -94,10 +127,12 @@ class Journal:
         *,
         once_window_s: float = ONCE_WINDOW_S,
         waitaof: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         self.store = store
         self.keys = Keys(namespace)
-        self._scripts = {name: Script(name, self.keys.fixed) for name in SCRIPTS}
+        clock = clock or Clock()
+        self._scripts = {name: Script(name, self.keys.fixed, clock) for name in SCRIPTS}
         self._quota = quota
         self.once_ms = _ms(once_window_s)
         self._waitaof = waitaof
@@ -156,7 +191,7 @@ class Journal:
         if answer[0] == b"refused" or any(isinstance(reply, Exception) or reply[0] < 1 for reply in waited):
             raise self._unknown(records)
         taken = zip(answer[3::3], answer[4::3], answer[5::3], strict=True)
-        first = {position: (record.unpack_id(packed), _text(lane)) for position, packed, lane in taken}
+        first = {position: (read_id(packed), _text(lane)) for position, packed, lane in taken}
         return Appended(bool(answer[1]), answer[2], first)
 
     @staticmethod
@@ -172,6 +207,7 @@ class Journal:
 
     # --- delivering
 
+    @understood
     def claim(
         self, holder: str, *, most: int = RUN_OPERATIONS, length_s: float = CLAIM_S, drop_wake: bool = False
     ) -> Claim | Idle:
@@ -207,6 +243,7 @@ class Journal:
             records=tuple(answer[9:]),
         )
 
+    @understood
     def settle(
         self,
         lane: str,
@@ -243,7 +280,7 @@ class Journal:
         """
         lanes = list(dict.fromkeys(r.lane for r in followers))
         arguments: list[Argument] = [
-            lane, fence, record.pack_id(operation_id), verdict, _ms(pause_s), "-".join(reason.split()) or "-",
+            lane, fence, record.pack_id(operation_id), verdict, _ms(pause_s), _code(reason),
             replacement, detail, int(give_up), _ms(length_s), _ms(WAKE_S), _ms(floor_s), _ms(upstream_s), self.once_ms,
             -1 if took_s is None else _ms(took_s),
         ]  # fmt: skip
@@ -255,7 +292,7 @@ class Journal:
         )
         return Settlement(
             status=_text(answer[0]),
-            next_id=record.unpack_id(answer[1]) if answer[1] else "",
+            next_id=read_id(answer[1]) if answer[1] else "",
             gate=_text(answer[2]),
             ends_in_s=answer[3] / 1000,
             woken=bool(answer[4]),
@@ -278,19 +315,21 @@ class Journal:
     def holders(self) -> set[tuple[str, int]]:
         """Incarnation and process id of each claim's holder."""
         holders = (holder.split(" ") for holder in self.claims().values())
-        return {(incarnation, int(pid)) for incarnation, pid in holders}
+        return {(incarnation, int(pid)) for incarnation, pid in holders if pid.isdecimal()}
 
     def claims(self) -> dict[str, str]:
         """Lane -> who holds a claim on it; claims that were taken from the dead are nobody's."""
         found = self.store.command("HGETALL", self.keys.claims)
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        holders = {lane.decode(): claim.decode().split(" ", 2)[2] for lane, claim in pairs}
+        found = {lane: _CLAIM.fullmatch(claim) for lane, claim in pairs}
+        holders = {text(lane): text(claim[1]) for lane, claim in found.items() if claim}
         return {lane: holder for lane, holder in holders.items() if holder != NOBODY}
 
     def bury(self, new: NewRecord, reason: str) -> None:
         """Keep an operation that isn't accepted as a dead letter."""
         self.run("bury", new.lane, record.pack_id(new.id), reason, new.sealed, lanes=[new.lane])
 
+    @understood
     def in_flight(self) -> list[str]:
         """The ids of operations that are being sent: the heads of claimed lanes."""
         pages = (self.run("page", lane, 0, b"", 1, lanes=[lane]) for lane in self.claims())
@@ -322,7 +361,7 @@ class Journal:
         cursor = b"0"
         while True:
             cursor, found = self.store.command("ZSCAN", self.keys.oldest, cursor, "COUNT", LANES_AT_ONCE)
-            yield from (lane.decode() for lane in found[::2])
+            yield from (text(lane) for lane in found[::2])
             if cursor == b"0":
                 return
 
@@ -352,6 +391,7 @@ class Journal:
         """Win the right to probe the upstream: nobody did within ``interval_s``."""
         return bool(self.run("probe", _ms(interval_s)))
 
+    @understood
     def tick(self, role: Literal["beat", "steward"], name: str, *, forget_wake: bool = False) -> Tick:
         """Keep journal time going, and tell what there is to do."""
         gate, opens, due, pending, beat, delivered, offline = self.run(
@@ -368,6 +408,7 @@ class Journal:
             _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)
         )
 
+    @understood
     def snapshot(self) -> Snapshot:
         """All counts, from one moment."""
         *values, held_for = self.run("snapshot")

@@ -36,6 +36,10 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}dead:index"
 
     @property
+    def gate(self) -> str:
+        return f"{self.prefix}gate"
+
+    @property
     def wake(self) -> str:
         return f"{self.prefix}wake"
 

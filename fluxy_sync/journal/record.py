@@ -21,6 +21,9 @@ FLAG_HALT = 8
 FLAG_ONCE = 16
 FLAG_REPLAYED = 32
 ONCE_BYTES = 16
+UNSEALED, MISPLACED, INVALID = "unsealed", "misplaced", "invalid"
+REFUSED = frozenset({UNSEALED, MISPLACED, INVALID})
+"""Why a dead letter is one that was never accepted."""
 _TIME_BYTES = 6
 _REPLAYS_BYTES = 2
 _CHECK_BYTES = 2
@@ -120,6 +123,11 @@ def _number(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
-def seal_context(namespace: str, lane: str, operation_id: str) -> bytes:
-    """What is bound to a sealed operation, so that it opens nowhere else."""
-    return associated_data(bytes([FORMAT]), namespace.encode(), lane.encode(), operation_id.encode())
+def seal_context(namespace: str, lane: str, operation_id: str, *, refused: bool = False) -> bytes:
+    """What is bound to a sealed operation, so that it opens nowhere else.
+
+    Args:
+        refused: it was never accepted, and is kept as a dead letter alone: moved to a lane it must not open.
+    """
+    context = associated_data(bytes([FORMAT]), namespace.encode(), lane.encode(), operation_id.encode())
+    return context + b"refused" if refused else context

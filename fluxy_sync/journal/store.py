@@ -16,6 +16,7 @@ from redis.sentinel import Sentinel
 
 from fluxy_sync.addresses import read_sentinels
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.journal.clock import Clock
 
 CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
@@ -88,17 +89,19 @@ def pack(*arguments: Argument) -> bytes:
 class Script:
     """A script with the keys that it always declares. They are packed once: packing is most of a client's work."""
 
-    def __init__(self, name: str, fixed_keys: Sequence[str]) -> None:
+    def __init__(self, name: str, fixed_keys: Sequence[str], clock: Clock) -> None:
         self.name = name
+        self._clock = clock
+        self._host = _bulk(clock.name)
         self._count = len(fixed_keys)
         self._head = _bulk("EVALSHA") + _bulk(script_sha(name))
         self._keys = b"".join(map(_bulk, fixed_keys))
 
     def pack(self, arguments: Sequence[Argument], lane_keys: Sequence[str] = ()) -> bytes:
-        """The whole command on the wire."""
+        """The whole command on the wire. Its last two arguments are the clock's: where, and what it says now."""
         keys = self._count + len(lane_keys)
-        rest = b"".join([*map(_bulk, lane_keys), *map(_bulk, arguments)])
-        return b"*%d\r\n" % (3 + keys + len(arguments)) + self._head + _bulk(keys) + self._keys + rest
+        rest = b"".join([*map(_bulk, lane_keys), *map(_bulk, arguments), self._host, _bulk(self._clock.ms())])
+        return b"*%d\r\n" % (5 + keys + len(arguments)) + self._head + _bulk(keys) + self._keys + rest
 
 
 def explain(error: redis.RedisError) -> StorageUnavailable:

@@ -13,7 +13,9 @@ import redis
 
 from fluxy_sync import FluxySync
 from fluxy_sync.embedded import EmbeddedStore
-from tests.acceptance.test_referee_run import Killer
+from tests.chaos.background import Timed
+from tests.chaos.processes import ProcessFaults, Restarter
+from tests.chaos.store_faults import StoreFaults
 from tests.conftest import SEED, Gateway, wait_until
 from tests.dashboard import Dashboard
 from tests.upstream import Upstream
@@ -57,19 +59,6 @@ class Census(threading.Thread):
         self._client.close()
 
 
-class Everything(Killer):
-    """Kills the dashboard, too."""
-
-    def __init__(self, gateway: Gateway, store: EmbeddedStore, chance: random.Random, dashboard: Dashboard) -> None:
-        super().__init__(gateway, store, chance)
-        self._dashboard = dashboard
-        self._ways = [self.worker, self.child, self.store, self.dashboard]
-
-    def dashboard(self) -> None:
-        self._dashboard.end(signal.SIGKILL)
-        self._dashboard.start()
-
-
 def agrees(dashboard: Dashboard, census: Census) -> bool:
     """Whether what the dashboard shows now is what was counted by hand at that revision."""
     record = dashboard.get("/api/sync").json()
@@ -91,25 +80,38 @@ def test_the_dashboard_shows_the_truth_after_each_kill(gateway: Gateway, upstrea
         gateway.environment["FLUXY_SYNC_REDIS_URL"] = store.url
         upstream.start()
         upstream.default({"status": 201, "delay_s": 0.05})
-        gateway.start("worker:one", "worker:two", "beat")
         sync = FluxySync(gateway.settings())
         settings = {name: value for name, value in gateway.environment.items() if name != "FLUXY_SYNC_KEYS"}
         dashboard = Dashboard(settings, tmp_path).start()
         census = Census(store.url, sync.engine.settings.namespace)
         census.start()
-        killer, waits = Everything(gateway, store, chance, dashboard), []
+        restarter, timed, waits = Restarter(gateway, {"worker:one": {}, "worker:two": {}, "beat": {}}), Timed(), []
+        processes = ProcessFaults(restarter, timed)
+
+        def kill_dashboard(_chance: random.Random) -> None:
+            dashboard.end(signal.SIGKILL)
+            dashboard.start()
+
+        ways = [processes.kill_worker, processes.kill_child, StoreFaults(store, timed).kill_store, kill_dashboard]
+        struck = []
         try:
-            for n in range(KILLS):
-                lanes = [chance.choice(LANES) for _ in range(12)]
-                sync.queue_many([{"method": "POST", "path": f"/{lane}", "lane": lane} for lane in lanes])
-                if n % 5 == 4:
-                    upstream.script(f"/{chance.choice(LANES)}", [422])
-                killer.strike()
-                began = time.monotonic()
-                wait_until(lambda: agrees(dashboard, census), 15, f"seed {SEED}, kill {n}: {killer.log[-1]}")
-                waits.append(time.monotonic() - began)
+            with restarter:
+                for role in ("worker:one", "worker:two"):
+                    wait_until(lambda role=role: " ready." in gateway.log(role), 30)
+                for n in range(KILLS):
+                    lanes = [chance.choice(LANES) for _ in range(12)]
+                    sync.queue_many([{"method": "POST", "path": f"/{lane}", "lane": lane} for lane in lanes])
+                    if n % 5 == 4:
+                        upstream.script(f"/{chance.choice(LANES)}", [422])
+                    struck.append(chance.choice(ways))
+                    struck[-1](chance)
+                    timed.end_all()
+                    began = time.monotonic()
+                    wait_until(lambda: agrees(dashboard, census), 15, f"seed {SEED}, kill {n}: {struck[-1].__name__}")
+                    waits.append(time.monotonic() - began)
         finally:
             census.finish()
             dashboard.end(signal.SIGKILL)
-        print(f"seed {SEED}: {KILLS} kills; the longest until it agreed {max(waits):.2f} s; {' '.join(killer.log)}")
+        told = " ".join(way.__name__ for way in struck)
+        print(f"seed {SEED}: {KILLS} kills; the longest until it agreed {max(waits):.2f} s; {told}")
         sync.engine.journal.store.close()

@@ -194,6 +194,13 @@ def test_worker_and_beat_may_start_before_their_store(upstream: Upstream, gatewa
         sync.engine.journal.store.close()
 
 
+def test_a_worker_that_fails_says_so_by_its_exit_code(gateway: Gateway) -> None:
+    """A supervisor that starts again only what failed must see that it did."""
+    gateway.start("worker", wait=False, FLUXY_SYNC_IMPORTS="tests.dying_pool")
+    assert gateway.processes["worker"].wait(30) > 0
+    assert "Could not start worker processes" in gateway.log("worker")
+
+
 @pytest.mark.parametrize("role", ["worker", "beat"])
 def test_a_store_that_keeps_too_little_is_refused(
     upstream: Upstream, gateway: Gateway, tmp_path: Path, role: str

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import redis
 
 from fluxy_sync import FluxySync, QueueFull, StorageUnavailable
 from fluxy_sync.embedded import EmbeddedStore
@@ -94,4 +95,38 @@ def test_a_full_store_drains_and_accepts_again(gateway: Gateway, upstream: Upstr
         sync.queue("POST", "/accepted", lane="after")
         wait_until(lambda: sync.status().pending == 0)
         assert sorted(r["path"] for r in upstream.requests()) == ["/accepted", *(f"/waits/{n}" for n in range(9))]
+        sync.engine.journal.store.close()
+
+
+REFUSALS = {
+    "a replica": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    "without replicas": (
+        ("CONFIG", "SET", "min-replicas-to-write", "1"),
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_worker_outlives_a_store_that_refuses(
+    gateway: Gateway, upstream: Upstream, tmp_path: Path, refusal: str
+) -> None:
+    """A failover: the store takes no writes for a while, before and after the worker starts. It goes on by itself."""
+    begin, end = REFUSALS[refusal]
+    with EmbeddedStore(tmp_path / "own") as store, redis.Redis.from_url(store.url) as client:
+        store.wait_ready()
+        gateway.environment["FLUXY_SYNC_REDIS_URL"] = store.url
+        upstream.start()
+        gateway.start("worker", "beat")
+        sync = FluxySync(gateway.settings())
+        client.execute_command(*begin)
+        gateway.wait_for("worker", "the store refuses for now" if refusal == "a replica" else "The store is away")
+        with pytest.raises(StorageUnavailable):
+            sync.queue("POST", "/refused")
+        client.client_kill_filter(_type="normal", skipme=True)  # its next connection finds it so from the start
+        gateway.wait_for("worker", "the store refuses for now")
+        client.execute_command(*end)
+        sync.queue("POST", "/accepted")
+        wait_until(lambda: [r["path"] for r in upstream.requests()] == ["/accepted"], 20)
+        assert gateway.processes["worker"].poll() is None
         sync.engine.journal.store.close()

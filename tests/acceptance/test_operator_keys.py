@@ -1,6 +1,8 @@
 """The keys, listed and rotated by the command line."""
 
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,13 @@ def test_what_no_key_opens_is_kept_and_counted(with_store: CommandLine, ring: Pa
     assert (done["new_key"], done["done"], done["resealed"], done["skipped"]) == (True, True, 1, 1)
     keys = {one["id"]: one for one in document(with_store("keys", "ls", "--json"))["keys"]}
     assert (keys[id_of(lost)]["in_ring"], keys[id_of(lost)]["records"]) == (False, 1)
+
+
+def test_a_ring_that_was_written_in_the_future_can_be_retired(ring: Path, gateway: Gateway) -> None:
+    """The clock went back by years since: nobody waits for it to catch up."""
+    old = ring.read_text()
+    ring.write_text(f"{new_key()}\n{old}")
+    sync = FluxySync(gateway.settings())
+    ten_years_on = time.time() + 10 * 365 * 86_400
+    os.utime(ring, (ten_years_on, ten_years_on))
+    assert Rotation(sync.engine, "a test").retire() == [id_of(old)]

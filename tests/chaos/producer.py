@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from fluxy_sync import AcceptanceUnknown, FluxySync, QueueFull, StorageUnavailable
+from fluxy_sync import AcceptanceUnknown, FluxySync, QueueFull, RetryPolicy, StorageUnavailable
 from fluxy_sync.operation import new_operation_id
 from tests.chaos.ledger import MARKER
 
@@ -28,6 +28,8 @@ class Producer:
         self._sync = FluxySync()
         self._lanes: list[str] = options.lanes.split(",")
         self._until: Path = options.until
+        self._expires: float = options.expires
+        self._policy = RetryPolicy(base_s=min(1.0, options.cap), cap_s=options.cap) if options.cap else None
         self._record = record
         self._chance = random.Random(options.name)
         self._ends = time.monotonic() + LONGEST_S
@@ -47,7 +49,9 @@ class Producer:
     def _operation(self, n: int) -> dict[str, Any]:
         lane = self._chance.choice(self._lanes)
         body = {"lane": lane, "n": n, "secret": MARKER}
-        return {"method": "POST", "path": f"/{lane}", "body": body, "lane": lane, "id": new_operation_id()}
+        expires = self._expires if self._expires and n % 10 == 9 else None
+        operation = {"method": "POST", "path": f"/{lane}", "body": body, "lane": lane, "id": new_operation_id()}
+        return operation | {"expires": expires, "policy": self._policy}
 
     def _queue(self, operations: list[dict[str, Any]]) -> None:
         """Ask until it is known, with the same ids, as an application would."""
@@ -80,6 +84,8 @@ def main() -> None:
     parser.add_argument("--until", type=Path, required=True)
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--every", type=float, default=0.02)
+    parser.add_argument("--expires", type=float, default=0.0, help="of every tenth operation, seconds; 0: never")
+    parser.add_argument("--cap", type=float, default=0.0, help="longest pause between tries; 0: the default policy")
     options = parser.parse_args()
     text = options.record.read_text() if options.record.exists() else ""
     numbers = [json.loads(line)["n"] for line in text.splitlines() if line.endswith("}")]

@@ -98,19 +98,33 @@ class Stage:
 
     # --- producers
 
-    def produce(self, name: str, lanes: Collection[str], every_s: float = 0.02, count: int = 0) -> None:
-        """Start a producer with lanes of its own; without a count it goes on until ``end_producers``."""
+    def produce(
+        self,
+        name: str,
+        lanes: Collection[str],
+        every_s: float = 0.02,
+        count: int = 0,
+        expires_s: float = 0.0,
+        cap_s: float = 0.0,
+    ) -> None:
+        """Start a producer with lanes of its own; without a count it goes on until ``end_producers``.
+
+        Every tenth of its operations expires after ``expires_s``, if that is given; ``cap_s`` is the longest pause
+        between two tries, where it isn't the default one.
+        """
         self._orders[name] = [
             sys.executable, "-m", "tests.chaos.producer", "--name", name, "--lanes", ",".join(lanes),
             "--record", str(self.record_of(name)), "--until", str(self.stop_file),
-            "--every", str(every_s), "--count", str(count),
+            "--every", str(every_s), "--count", str(count), "--expires", str(expires_s),
+            "--cap", str(cap_s),
         ]  # fmt: skip
         self.start_producer(name)
 
     def start_producer(self, name: str) -> None:
         """Start it (again); it goes on behind what it asked for last."""
         environment = {**os.environ, **self.gateway.environment}
-        self.producers[name] = subprocess.Popen(self._orders[name], env=environment, cwd=ROOT)
+        with (self.folder / f"producer-{name}.log").open("ab") as log:
+            self.producers[name] = subprocess.Popen(self._orders[name], env=environment, stderr=log, cwd=ROOT)
 
     def record_of(self, name: str) -> Path:
         """What a producer notes."""
@@ -125,8 +139,8 @@ class Stage:
 
     @property
     def ledger(self) -> Ledger:
-        """What they noted until now."""
-        return Ledger(self.record_of(name) for name in self._orders)
+        """What they noted until now, and whoever else keeps such a record."""
+        return Ledger(sorted(self.folder.glob(self.record_of("*").name)))
 
     # --- the end
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fluxy_sync.delivery import ClaimEnded, Delivery, Flight, Stamp, boottime, build_request
+from fluxy_sync.delivery import ClaimEnded, Delivery, Flight, Reply, Request, Stamp, boottime, build_request
 from fluxy_sync.flush import Keeper
 from fluxy_sync.journal import Journal
 from fluxy_sync.operation import Outcome, Verdict
 from fluxy_sync.settings import Settings
 from tests.conftest import wait_until
 from tests.journal_steps import WORKER, claim, queue
+from tests.raw_server import Handler, RawServer, read_request
 
 FAR = 1e12
 
@@ -136,3 +137,54 @@ def test_a_claim_is_renewed_while_its_request_lasts(journal: Journal) -> None:
     assert lost.claim_ends == ends
     keeper.remove(kept)
     keeper.remove(lost)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nevil",
+        b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nevil" * 1000,
+        b"x",
+    ],
+)
+@pytest.mark.parametrize(
+    "first", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 204 No Content\r\n\r\n"]
+)
+def test_what_is_behind_an_answer_is_nobodys_answer(first: bytes, behind: bytes) -> None:
+    """More of it may be on its way: the next request gets a connection of its own."""
+    one, two = first + behind, b"HTTP/1.1 202 Accepted\r\nContent-Length: 3\r\n\r\ntwo"
+    with RawServer(turns(one, two)) as server:
+        delivery = Delivery(Settings(upstream=server.url))
+        found = [ask(delivery).outcome.status for _ in range(2)]
+        delivery.close()
+        assert server.accepted == 2
+    assert found == [int(first[9:12]), 202]
+
+
+def test_a_connection_that_speaks_something_else_now_is_not_used_again() -> None:
+    """101: whatever comes over it is no answer (RFC 9110, section 15.2.2)."""
+    with RawServer(
+        turns(b"HTTP/1.1 101 Switch\r\nUpgrade: x\r\n\r\n", b"HTTP/1.1 202 OK\r\nContent-Length: 0\r\n\r\n")
+    ) as server:
+        delivery = Delivery(Settings(upstream=server.url))
+        found = [ask(delivery).outcome.status for _ in range(2)]
+        delivery.close()
+        assert server.accepted == 2
+    assert found == [101, 202]
+
+
+def turns(*answers: bytes) -> Handler:
+    """The next answer to each request, whatever its connection; connections stay open."""
+    left = iter(answers)
+
+    def handle(connection: socket.socket) -> None:
+        while read_request(connection):
+            connection.sendall(next(left))
+
+    return handle
+
+
+def ask(delivery: Delivery) -> Reply:
+    return delivery.send(
+        Request("POST", f"{delivery.upstream}/", {"Content-Length": "1"}, b"x"), Flight(FAR, boottime() + 5)
+    )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fluxy_sync.connectivity import TICK_S
 from fluxy_sync.journal import Claim, Idle, Journal, Quota
 from fluxy_sync.journal.journal import CLAIM_S, RUN_BYTES, TAKEOVERS_UNTIL_DEAD, Verdict
 from fluxy_sync.journal.record import parse
@@ -441,3 +442,8 @@ def test_what_is_not_accepted_can_be_kept_as_a_dead_letter(journal: Journal) -> 
     letter = journal.store.command("HGET", journal.keys.dead, b"\x07foreign")
     assert snapshot.bytes == len(letter)
     assert journal.claim(WORKER) == Idle("open", None)
+
+
+def test_a_claim_ends_early_enough_to_be_taken_over() -> None:
+    """What a dead host held is sent by another one within 15 s: its claim has ended, and a tick has seen that."""
+    assert CLAIM_S + TICK_S <= 15.0

@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.journal import NewRecord, Quota, Store, connect
 from fluxy_sync.journal.record import pack_id, parse, unpack_id
-from tests.journal_machine import CLAIM_MS, LANES, QUOTAS, JournalCourse, in_seconds, lanes, sometimes
+from tests.journal_machine import AN_HOUR_MS, CLAIM_MS, LANES, QUOTAS, JournalCourse, in_seconds, lanes, sometimes
 from tests.journal_reading import read
 from tests.journal_state import CAUSES
 
@@ -51,7 +51,7 @@ class JournalMachine(JournalCourse):
     def tick(self, role: Any, leap: bool, forget: bool) -> None:
         """Also after a pause of the whole machine: journal time takes one step of at most 5 s."""
         if leap:
-            self._stop_time(wall_ms=1)
+            self.clock.at_ms += AN_HOUR_MS
             self.model.now += LONGEST_STEP_MS
         tick = self.journal.tick(role, "w1", forget_wake=forget)
         gate, opens, due, pending, delivered = self.model.tick(forget)
@@ -59,7 +59,7 @@ class JournalMachine(JournalCourse):
         assert (tick.opens_in_s, tick.due_in_s) == (in_seconds(opens), in_seconds(due))
         assert tick.delivered_ago_s == in_seconds(delivered)
         assert tick.wants_token == (due == 0 and opens is not None and opens <= 1000)
-        self._stop_time()
+        self._end_wake()
         assert self.journal.win_wake() == self.model.win_wake()
 
     # --- accepting
@@ -70,7 +70,7 @@ class JournalMachine(JournalCourse):
         records = [self._new_record(data) for _ in range(data.draw(st.integers(3, 8), "records"))]
         self._append(records, QUOTAS[0])
         for number in range(data.draw(st.integers(0, 2), "dead")):
-            self._stop_time()
+            self._end_wake()
             self.bury(data.draw(lanes, "lane"), f"foreign-{number}")
 
     @rule(data=st.data(), quota=st.sampled_from(QUOTAS))
@@ -143,14 +143,14 @@ class JournalMachine(JournalCourse):
                 return
             given = len(self.claims)
             self.claim_what_comes_due("aa 11", 2, on_trial=False)
-            self._stop_time()
+            self._end_wake()
             pause_ms = data.draw(st.sampled_from([20_000, 300_000, 900_000]), "pause")
             for lane, fence, run in self.claims[given:]:
                 self._settle(
                     data, lane, fence, run[0], verdict=verdict, pause_ms=pause_ms, reason="503", give_up=True,
                     replacement=b"", floor_ms=data.draw(st.sampled_from([0, 0, 400, 200_000]), "floor"),
                 )  # fmt: skip
-                self._stop_time()
+                self._end_wake()
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), length_ms=st.sampled_from([0, 5000, CLAIM_MS]))
@@ -177,10 +177,10 @@ class JournalMachine(JournalCourse):
         """Each as soon as it has claimed something."""
         for _ in range(deaths):
             self._claim(worker, 2, drop_wake=False)
-            self._stop_time()
+            self._end_wake()
             if self._living():
                 self.reclaim(worker.split()[0], set())
-                self._stop_time()
+                self._end_wake()
 
     # --- what a person does
 
@@ -265,7 +265,7 @@ class JournalMachine(JournalCourse):
     def credentials_are_refused(self, data: st.DataObject) -> None:
         """401: nothing is lost or counted; the gate closes, but for a trial now and then."""
         self._settle_head(data, verdict="wait", pause_ms=0, reason="401", give_up=True, replacement=b"")
-        self._stop_time()
+        self._end_wake()
         assert self.journal.close_gate("unauthorized", "401") == self.model.close_gate("unauthorized")
 
     @precondition(lambda self: len(self.claims) % 4 == 3)
@@ -282,7 +282,7 @@ class JournalMachine(JournalCourse):
         for cause in causes:
             changed = self.journal.open_gate(cause, opens_in_s=opens_in_ms / 1000)
             assert changed == self.model.open_gate(cause, opens_in_ms)
-            self._stop_time()
+            self._end_wake()
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_dead_letters_count_against_max_bytes(store: Store, namespace: str) -> N
     assert journal.snapshot().pending == 50
     inventory = Inventory(journal)
     inventory.drop(letters(journal)[:100])
-    queue(journal, "fits again")
+    queue(journal, "fits-again")
 
 
 # --- a lane's own bound

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fluxy_sync.access_token
-from fluxy_sync.access_token import Place, PrivatePlace, SharedPlace, Token
+from fluxy_sync.access_token import TURN_S, Place, PrivatePlace, SharedPlace, Token
 from fluxy_sync.delivery import boottime
 from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.journal import Journal
@@ -16,6 +16,8 @@ from tests.conftest import wait_until
 from tests.http_server import Said
 from tests.token_endpoint import DELIVERED, MARKER, UNAUTHORIZED, UNREACHABLE, Endpoint, Fleet, send, together
 from tests.upstream import free_port
+
+TURN_MS = int(TURN_S * 1000)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def fleet(endpoint: Endpoint, store_url: str, namespace: str, tmp_path: Path) ->
 
 def test_who_waits_for_another_process_uses_its_token(fleet: Fleet, endpoint: Endpoint, journal: Journal) -> None:
     """The other one is known by its name alone; when its token is there, it is taken."""
-    journal.store.command("SET", journal.keys.auth_lock, "another process", "PX", 60_000)
+    journal.store.command("SET", journal.keys.auth_lock, "another process", "PX", TURN_MS)
     delivery, found = fleet.process(), []
     thread = threading.Thread(target=lambda: found.append(send(delivery)))
     thread.start()
@@ -47,6 +49,17 @@ def test_who_waits_for_another_process_uses_its_token(fleet: Fleet, endpoint: En
     assert journal.store.command("GET", journal.keys.auth_lock) == b"another process"
 
 
+@pytest.mark.parametrize("turn", ["a dead process", f"failed:{UNREACHABLE.reason}"])
+def test_a_turn_does_not_outlast_a_clock_that_goes_back(
+    fleet: Fleet, endpoint: Endpoint, journal: Journal, turn: str
+) -> None:
+    """The store's clock went back by years, and so far ahead lies the end of the turn: the next one takes it over."""
+    journal.store.command("SET", journal.keys.auth_lock, turn, "PX", 10 * 365 * 86_400_000)
+    assert send(fleet.process()) == DELIVERED
+    assert endpoint.fetches == 1
+    assert 0 < journal.store.command("PTTL", journal.keys.auth_lock) <= TURN_MS
+
+
 def test_who_was_a_moment_too_late_takes_what_is_there(
     fleet: Fleet, endpoint: Endpoint, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +68,7 @@ def test_who_was_a_moment_too_late_takes_what_is_there(
 
     def take_late(place: SharedPlace, name: str) -> str:
         other.save(Token("g", f"{MARKER}-other", 60.0))
-        journal.store.command("SET", journal.keys.auth_lock, "fetched:g", "PX", 60_000)
+        journal.store.command("SET", journal.keys.auth_lock, "fetched:g", "PX", TURN_MS)
         return take_turn(place, name)
 
     monkeypatch.setattr(SharedPlace, "take_turn", take_late)
@@ -65,7 +78,7 @@ def test_who_was_a_moment_too_late_takes_what_is_there(
 
 def test_who_waits_waits_no_longer_than_its_flight(fleet: Fleet, endpoint: Endpoint, journal: Journal) -> None:
     """The other process has died: its turn ends by itself, this operation's deadline comes first."""
-    journal.store.command("SET", journal.keys.auth_lock, "a dead process", "PX", 60_000)
+    journal.store.command("SET", journal.keys.auth_lock, "a dead process", "PX", TURN_MS)
     began = boottime()
     assert send(fleet.process(), lasts_s=0.5) == UNREACHABLE
     assert boottime() - began < 3.0

@@ -13,6 +13,7 @@ from fluxy_sync.cli import cli
         ["dead", "replay", "--all", "--body", "x"], ["dead", "replay", "x", "y", "--body", "x"],
         ["dead", "replay", "x", "--to", "middle"], ["dead", "replay", "two words"], ["dead", "show", "g\u00fc"],
         ["ls", "--lane", "a\nb"], ["ls", "--lane", ""], ["ls", "--lane", "l" * 201], ["ls", "--limit", "0"],
+        ["dead", "ls", "--limit", "9" * 400],
         ["show", 'a"b'], ["show", "i" * 201], ["pause", "--wait", "-1"], ["completion", "csh"],
         ["queue", "POST", "/x", "--expires", "0"], ["queue", "POST", "/x", "--on-dead", "stop"],
     ],

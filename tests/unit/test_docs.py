@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = re.findall(
     r"^\| `(FLUXY_SYNC_\w+)` \| (.*?) \| (.*) \|$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE
 )
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/operating.md", "docs/live.md", "docs/dashboard.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/operating.md", "docs/live.md", "docs/dashboard.md",
+             "docs/SECURITY-MODEL.md"]  # fmt: skip
 SECRETS = {ENV_PREFIX + name.upper() for name, f in Settings.model_fields.items() if "SecretStr" in str(f.annotation)}
 
 

@@ -14,7 +14,7 @@ local LANE_KEYS = 19
 local FORMAT = '\1'
 local FLAG_DUE, FLAG_EXPIRES, FLAG_CANCELLED, FLAG_HALT, FLAG_ONCE, FLAG_REPLAYED = 1, 2, 4, 8, 16, 32
 local FARTHEST_MS = 100 * 365 * 86400 * 1000 -- nothing is put off for longer: such a time is damaged
-local MAX_STEP_MS = 5000 -- journal time never advances further than this between two looks at the clock
+local MAX_STEP_MS = 5000 -- no call advances journal time further than this
 local SOON_MS = 1000 -- a flush that is woken so early tells its worker's steward when to wake it again
 local TRIAL_MS = 30000 -- while the gate is unauthorized, one head is let through this often
 local NOBODY = '- -' -- the holder of a claim that was taken from a dead one
@@ -27,29 +27,89 @@ local LARGE_BYTES = 16 * 1024
 
 local int = tostring -- exact for whole numbers below 10^14, and all here are
 
+-- A number of the store, or what stands for it where it was damaged: one such value must not stop everything.
+local function number(text, otherwise)
+  local found = tonumber(text or nil)
+  return found and math.abs(found) < 1e15 and found or otherwise
+end
+
+-- Checks come before writes: the arguments that a script takes, else an error. `count` of them; `numbers`: index -> the
+-- least that it may be; then groups of `width` until the end, `each` with its index in a group -> the least.
+local function is_whole(text, least) return string.find(text, '^%-?%d+$') and #text <= 14 and tonumber(text) >= least end
+
+local function insist(holds, what, at)
+  if not holds then error('wrong arguments: ' .. what .. ' ' .. tostring(at or #ARGV), 0) end
+end
+
+local function expect(count, numbers, width, each)
+  local more = #ARGV - count
+  insist(more == 0 or (width and more > 0 and more % width == 0), 'so many')
+  for at, least in pairs(numbers) do insist(is_whole(ARGV[at], least), 'number', at) end
+  if more == 0 then return end
+  for from = count, #ARGV - 1, width do
+    for at, least in pairs(each) do insist(is_whole(ARGV[from + at], least), 'number', from + at) end
+  end
+end
+
+-- A lane's name goes with its key; an id is as `pack_id` of record.py makes it.
+local LANES = string.sub(COUNTS, 1, -7) .. 'lane:'
+local function expect_lane(lane, key) insist(#lane <= 255 and LANES .. lane == key, 'lane') end
+local function expect_id(id)
+  local length = string.byte(id) or 0
+  insist(#id == 1 + (length == 0 and 16 or length) and not (length > 0 and string.find(id, '[^!-~]', 2)), 'id')
+end
+local function expect_reason(reason) insist(#reason <= 255 and string.find(reason, '^%S+$'), 'reason') end
+
 -- What almost every script reads: once here, changed in memory, written once by save(). The other counters are
 -- bumped where they change.
-local book = redis.call('HMGET', COUNTS, 'now', 'wall', 'rev', 'pending', 'bytes', 'held', 'streak', 'delivered_at', 'forward')
+local book = redis.call('HMGET', COUNTS, 'now', 'rev', 'pending', 'bytes', 'held', 'streak', 'delivered_at', 'forward')
 book = {
-  read_wall = tonumber(book[2] or 0),
-  now = tonumber(book[1] or 1), rev = tonumber(book[3] or 0), pending = tonumber(book[4] or 0), bytes = tonumber(book[5] or 0),
-  held = tonumber(book[6] or 0), -- operations on held lanes
-  streak = tonumber(book[7] or 0), -- counted retries since the last delivery
-  delivered_at = tonumber(book[8] or 0), -- the last delivery, 0 for none
-  forward = tonumber(book[9] or nil), -- lanes that failed first after this are being brought forward
+  read_now = number(book[1] or 1),
+  rev = number(book[2], 0), pending = number(book[3], 0), bytes = number(book[4], 0),
+  held = number(book[5], 0), -- operations on held lanes
+  streak = number(book[6], 0), -- counted retries since the last delivery
+  delivered_at = number(book[7], 0), -- the last delivery, 0 for none
+  forward = number(book[8]), -- lanes that failed first after this are being brought forward
 }
+if not book.read_now or book.read_now < 1 then -- damaged: no later than what comes due first, or that would sleep
+  book.read_now = math.max(1, math.floor(number(redis.call('ZRANGE', READY, 0, 0, 'WITHSCORES')[2], 1)))
+end
 do
   local t = redis.call('TIME')
-  book.wall = t[1] * 1000 + math.floor(t[2] / 1000)
-  if book.read_wall > 0 then
-    book.now = book.now + math.max(0, math.min(MAX_STEP_MS, book.wall - book.read_wall))
+  book.wall = t[1] * 1000 + math.floor(t[2] / 1000) -- to be shown only: it may be years off, and leap
+end
+
+-- Journal time. Each call ends with two arguments that are no script's own: the caller's machine, and what its clock
+-- says, ms since its boot, on which no correction of the wall clock shows. Journal time is that clock plus an offset,
+-- kept for each machine from its first call on; of several machines the one that is ahead counts. So a claim lasts as
+-- long here as by its holder's clock. After a silence a call gives MAX_STEP_MS at most, and the rest counts for
+-- nobody: what ends in journal time doesn't end because nobody looked.
+insist(#ARGV >= 2 and is_whole(ARGV[#ARGV], 0), 'clock')
+local host_ms, CLOCK = tonumber(table.remove(ARGV)), 'clock ' .. table.remove(ARGV)
+local CLOCKS = 64 -- each boot of a machine is another one
+
+local function set_clock()
+  redis.set_repl(redis.REPL_NONE) -- past the AOF: after a restart each begins anew
+  if redis.call('HLEN', PULSE) > CLOCKS then
+    for _, field in ipairs(redis.call('HKEYS', PULSE)) do
+      if string.find(field, '^clock ') then redis.call('HDEL', PULSE, field) end
+    end
   end
+  redis.call('HSET', PULSE, CLOCK, int(book.now - host_ms))
+  redis.set_repl(redis.REPL_ALL)
+end
+
+do
+  local offset = number(redis.call('HGET', PULSE, CLOCK))
+  book.lag = book.read_now - (offset or book.read_now - host_ms) - host_ms -- how far this clock is behind
+  book.now = book.read_now + math.max(0, math.min(MAX_STEP_MS, -book.lag))
+  if not offset or book.lag < -MAX_STEP_MS then set_clock() end
 end
 
 local function bump(name, by) redis.call('HINCRBY', COUNTS, name, int(by)) end
 
 local function save()
-  redis.call('HSET', COUNTS, 'now', int(book.now), 'wall', int(book.wall), 'rev', int(book.rev),
+  redis.call('HSET', COUNTS, 'now', int(book.now), 'rev', int(book.rev),
     'pending', int(book.pending), 'bytes', int(book.bytes), 'held', int(book.held), 'streak', int(book.streak),
     'delivered_at', int(book.delivered_at))
 end
@@ -170,6 +230,7 @@ local function claim_of(lane)
   local claim = redis.call('HGET', CLAIMS, lane)
   if not claim then return nil end
   local fence, takeovers, holder = string.match(claim, '^(%d+) (%d+) (.*)$')
+  if not fence then return nil end -- damaged: nobody's
   return { fence = tonumber(fence), takeovers = tonumber(takeovers), holder = holder }
 end
 
@@ -286,7 +347,7 @@ end
 
 local function bring_forward(lane, state)
   local since, floor, id = string.match(state, '^%d+ (%d+) (%d+) %d+ %S+ (.*)$')
-  if tonumber(since) < book.forward or claim_of(lane) or redis.call('HEXISTS', HELD, lane) == 1 then return end
+  if not since or tonumber(since) < book.forward or claim_of(lane) or redis.call('HEXISTS', HELD, lane) == 1 then return end
   local jitter = tonumber(string.sub(redis.sha1hex(lane .. int(book.now)), 1, 6), 16) % FORWARD_JITTER_MS
   local at = math.max(tonumber(floor), book.now + jitter)
   local retry = retry_of(lane, id)
@@ -313,8 +374,10 @@ end
 
 local function causes_of(lane)
   local causes = {}
-  for at, why in string.gmatch(redis.call('HGET', HELD, lane) or '', '(%d+) ([^\n]+)') do
-    causes[#causes + 1] = { at = tonumber(at), why = why }
+  local lines = redis.call('HGET', HELD, lane)
+  for line in string.gmatch(lines == '' and '?' or lines or '', '[^\n]+') do
+    local at, why = string.match(line, '^(%d+) (.+)$')
+    causes[#causes + 1] = { at = tonumber(at or 1), why = why or 'damaged' } -- that one is over at once
   end
   return causes
 end
@@ -380,23 +443,27 @@ end
 -- --- once: a key names the first operation while it waits, and for a window after it left by any way
 -- Value: window (6, ms) | lane length (1) | lane | id
 
+-- Window, lane and id; nil where it was damaged.
+local function read_once(once)
+  local value = redis.call('HGET', ONCE, once)
+  if not value or #value < 7 then return nil end
+  local window, length = struct.unpack('>I6B', value)
+  return window, string.sub(value, 8, 7 + length), string.sub(value, 8 + length)
+end
+
 local function leave_once(head)
   if not head.once then return end
-  local value = redis.call('HGET', ONCE, head.once)
-  if not value then return end
-  local window, length = struct.unpack('>I6B', value)
-  if string.sub(value, 8 + length) ~= head.id then return end -- another one has the key by now
+  local window, _, id = read_once(head.once)
+  if id ~= head.id then return end -- another one has the key by now
   redis.call('ZADD', ONCE_ENDS, int(book.now + window), head.once)
 end
 
 -- The id and lane of the first operation with that key, or nil where its time is over.
 local function first_of(once)
-  local value = redis.call('HGET', ONCE, once)
-  if not value then return nil end
+  local window, lane, id = read_once(once)
   local ends = tonumber(redis.call('ZSCORE', ONCE_ENDS, once) or book.now + 1)
-  if ends <= book.now then return nil end
-  local _, length = struct.unpack('>I6B', value)
-  return string.sub(value, 8 + length), string.sub(value, 8, 7 + length)
+  if not window or ends <= book.now then return nil end
+  return id, lane
 end
 
 local function enter_once(once, window_ms, lane, id)
@@ -422,6 +489,19 @@ end
 -- An operation's arguments, from ARGV[at] on: lane number (1 = the first of `lane_keys`), lane, id, countdown ms,
 -- expires ms, '1' to halt its lane if it dies, once ('' or 16 bytes), sealed
 local OPERATION_WIDTH = 8
+local OPERATION_NUMBERS = { [1] = 1, [4] = 0, [5] = 0 }
+
+-- The same, checked: `last` is the index of the last lane's key.
+local function expect_operations(from, lane_keys, last)
+  for at = from, #ARGV, OPERATION_WIDTH do
+    local number_of_key = lane_keys + tonumber(ARGV[at])
+    insist(number_of_key <= last, 'key', at)
+    expect_lane(ARGV[at + 1], KEYS[number_of_key])
+    expect_id(ARGV[at + 2])
+    insist(#ARGV[at + 6] == 0 or #ARGV[at + 6] == 16, 'once', at)
+    insist(#ARGV[at + 7] > 0, 'sealed', at)
+  end
+end
 
 local function accept(at, lane_keys, once_ms)
   local lane, id, once = ARGV[at + 1], ARGV[at + 2], ARGV[at + 6]
@@ -480,10 +560,11 @@ local function bury_head(lane, key, head, reason, detail)
 end
 
 local function read_letter(value)
-  local letter, at = {}, 1
-  letter.lane, letter.reason, letter.retries, letter.died, letter.detail, at = struct.unpack('>Bc0Bc0I4I6I4c0', value)
-  letter.record = string.sub(value, at)
-  return letter
+  local whole, lane, reason, retries, died, detail, at = pcall(struct.unpack, '>Bc0Bc0I4I6I4c0', value)
+  if not whole then -- damaged: it can only be dropped
+    return { lane = '', reason = 'corrupt', retries = 0, died = 0, detail = '', record = '' }
+  end
+  return { lane = lane, reason = reason, retries = retries, died = died, detail = detail, record = string.sub(value, at) }
 end
 
 -- A dead letter goes: to its lane again, or for good. The lane that waited for it goes on.

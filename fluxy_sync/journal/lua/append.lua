@@ -9,6 +9,8 @@
 --          position, the first operation's id, its lane},
 --         {'full', 'pending'|'bytes'|'lane'} or {'refused'} (a late copy of a command that was answered 'full').
 -- Without allow-oom: a full store refuses it before it begins.
+expect(9, { [3] = 0, [4] = 0, [5] = 0, [7] = 1, [8] = 1, [9] = 0 }, OPERATION_WIDTH, OPERATION_NUMBERS)
+expect_operations(10, LANE_KEYS, #KEYS)
 local command, is_repeat, limit, wake_ms = ARGV[1], ARGV[2] == '1', tonumber(ARGV[7]), ARGV[8]
 local max_pending, max_bytes, max_lane = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local drops, once_ms = ARGV[6] == 'drop_oldest', tonumber(ARGV[9])

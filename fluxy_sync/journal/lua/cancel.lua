@@ -2,6 +2,8 @@
 -- cancel: take one operation out of its lane, unless it is being sent. One call looks at one stretch of the lane.
 -- KEYS[20] the lane   ARGV[1] lane   [2] id   [3] where to look from: -1 for the tail, then what the last call gave
 -- Returns {'cancelled', record}, {'sending'}, {'next', where to look from} or {'absent'} (the lane ends here).
+expect(3, { [3] = -1e14 })
+expect_lane(ARGV[1], KEYS[LANE_KEYS + 1])
 local lane, key, id = ARGV[1], KEYS[LANE_KEYS + 1], ARGV[2]
 
 local function take_head(head)

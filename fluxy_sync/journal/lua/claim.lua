@@ -8,6 +8,9 @@
 -- Returns {'none', gate, ms until a lane comes due or -1, buried}
 --      or {'run', lane, fence, the claim's length ms, retries of the head, call a helper 0|1, journal ms, epoch, buried, record...}
 -- where `buried` lists lane, id, reason and record of each head that was found dead.
+expect(9, { [2] = 1, [3] = 1, [4] = 0, [6] = 1, [7] = 1 })
+insist(ARGV[5] == LANES, 'prefix')
+insist(string.find(ARGV[1], '^%S+ %S+$'), 'holder')
 local holder, length_ms, most, most_bytes, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local poison, wake_ms = tonumber(ARGV[6]), ARGV[7]
 local buried = {}

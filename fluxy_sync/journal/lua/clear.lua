@@ -3,6 +3,8 @@
 -- its deadline: the lane reopens when its holder finds its head gone, so that nothing overtakes what is in flight.
 -- KEYS[20] the lane   ARGV[1] lane   [2] most records
 -- Returns {operations taken, records taken, tombstones included}.
+expect(2, { [2] = 0 })
+expect_lane(ARGV[1], KEYS[LANE_KEYS + 1])
 local lane, key, most = ARGV[1], KEYS[LANE_KEYS + 1], tonumber(ARGV[2])
 local taken, seen, bytes, tombstones, step, most_at_once = 0, 0, 0, 0, 1, scan_step(lane)
 most = math.min(most, 500)

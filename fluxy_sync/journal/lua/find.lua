@@ -3,6 +3,8 @@
 -- KEYS[20] the lane   ARGV[1] lane   [2] id   [3] where to look from: -1 for the tail, then what the last call gave
 -- Returns {'pending'|'retrying'|'syncing', record, index, journal ms, in flight 0|1, retry state or ''},
 --         {'next', where to look from} or {'absent'}.
+expect(3, { [3] = -1e14 })
+expect_lane(ARGV[1], KEYS[LANE_KEYS + 1])
 local lane, id = ARGV[1], ARGV[2]
 local found, from = scan_back(lane, KEYS[LANE_KEYS + 1], tonumber(ARGV[3]), function(record, index)
   local head = parse(record, true)

@@ -4,6 +4,8 @@
 -- Returns {number to go on after (-1: the end), then per letter: its number, its value's length, lane, reason, retries,
 --          died (wall ms), the record's clear part and the key's id, the letter's field in the hash,
 --          the key's id of its detail}
+expect(2, { [2] = 1 })
+insist(string.find(ARGV[1], '^%d+$'), 'number', 1)
 local after, most = ARGV[1], tonumber(ARGV[2])
 local answer, bytes = { -1 }, 0
 local found = redis.call('ZRANGEBYSCORE', DEAD_INDEX, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most)

@@ -4,6 +4,8 @@
 --   heads that left meanwhile are seen by it   [4] most records
 -- Returns {index to go on at (-1: the end), id of the record before that, journal ms, head in flight 0|1,
 --          the head's retry state or '', then per operation: its index, the length of its record, its clear part and the key's id}
+expect(4, { [2] = 0, [4] = 0 })
+expect_lane(ARGV[1], KEYS[LANE_KEYS + 1])
 local lane, key, from, before = ARGV[1], KEYS[LANE_KEYS + 1], tonumber(ARGV[2]), ARGV[3]
 local most = math.min(tonumber(ARGV[4]), SCAN_RECORDS)
 local KEY_ID_BYTES = 4

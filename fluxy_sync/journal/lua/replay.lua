@@ -4,6 +4,11 @@
 -- KEYS[20..] the lanes, each once   ARGV[1] 'tail'|'head'   [2] wake's time to live, ms   [3] once's window, ms
 -- ARGV[4..] per letter: lane number (1 = KEYS[20]), lane, id, another sealed part or ''
 -- Returns {won the wake token 0|1, letters that were put back, those that weren't there...}.
+expect(3, { [2] = 1, [3] = 0 }, 4, { [1] = 1 })
+for at = 4, #ARGV, 4 do
+  insist(KEYS[LANE_KEYS + tonumber(ARGV[at])], 'key', at)
+  expect_lane(ARGV[at + 1], KEYS[LANE_KEYS + tonumber(ARGV[at])])
+end
 local to_head, wake_ms, once_ms = ARGV[1] == 'head', ARGV[2], tonumber(ARGV[3])
 local FIRST, WIDTH = 4, 4
 local answer = { 0, 0 }
@@ -19,8 +24,8 @@ local function renewed(letter, id, lane, replacement)
   }
   if refused and replacement == '' then head.replays = math.min(65535, head.replays + 1) end
   if head.once then
-    local value = redis.call('HGET', ONCE, head.once)
-    if value and string.sub(value, 8 + string.byte(value, 7)) ~= id and first_of(head.once) then
+    local _, _, first = read_once(head.once)
+    if first and first ~= id and first_of(head.once) then
       head.once = nil -- another one has the key by now
     else
       enter_once(head.once, once_ms, lane, id)

@@ -3,6 +3,9 @@
 -- KEYS[20] the lane   ARGV[1] lane   [2] index of the last one when it was read: since then they can only have moved
 --   to the front   [3..] per record: id, the first bytes of its sealed part as it was read, another sealed part
 -- Returns the number of records that were resealed.
+expect(2, { [2] = -1e14 }, 3, {})
+expect_lane(ARGV[1], KEYS[LANE_KEYS + 1])
+for at = 3, #ARGV, 3 do insist(#ARGV[at + 2] > 0, 'sealed', at) end
 local key, last, wanted, left, count = KEYS[LANE_KEYS + 1], tonumber(ARGV[2]), {}, 0, 0
 for at = 3, #ARGV, 3 do
   wanted[ARGV[at]] = { was = ARGV[at + 1], sealed = ARGV[at + 2] }

@@ -10,6 +10,12 @@
 -- ARGV[16..] per follower (a chain's next step, a link): see accept(); 1 = KEYS[21]
 -- Returns {'ok'|'already'|'fenced', next head's id or '', gate ('waiting': the upstream asked for it),
 --          ms until the claim ends (0: given up), won the wake token 0|1, journal ms}
+expect(15, { [2] = 0, [5] = 0, [10] = 1, [11] = 1, [12] = 0, [13] = 0, [14] = 0, [15] = -1 }, OPERATION_WIDTH,
+  OPERATION_NUMBERS)
+expect_lane(ARGV[1], KEYS[LANE_KEYS + 1])
+expect_operations(16, LANE_KEYS + 1, #KEYS - 1)
+expect_reason(ARGV[6])
+insist(string.find(' delivered retry wait hold dead ', ' ' .. ARGV[4] .. ' ', 1, true), 'verdict')
 local lane, key, fence, id, verdict = ARGV[1], KEYS[LANE_KEYS + 1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local pause_ms, reason, sealed, detail = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
 local give_up, length_ms, wake_ms = ARGV[9] == '1', tonumber(ARGV[10]), ARGV[11]

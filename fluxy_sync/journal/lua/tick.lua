@@ -7,6 +7,8 @@
 -- Returns {gate, ms until claims may begin (-1: closed), ms until a lane comes due (0: due, -1: none), pending,
 --          ms since beat's last tick (-1: unknown), ms since the last delivery (-1: none),
 --          offline 0|1, whatever else closes the gate}
+expect(6, { [4] = 1, [5] = 0 })
+insist(ARGV[6] == LANES, 'prefix')
 local role, name, wake_ms, durable_ms, prefix = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local OFFERS, FORGOTTEN = 100, 100
 
@@ -48,14 +50,16 @@ do
   end
 end
 
-local age = book.wall - book.read_wall
+-- This machine's clock is slower than that of one that is gone, or was: it leads from here on.
+if book.lag > MAX_STEP_MS then set_clock() end
+
 local is_waiting = book.pending > 0 or redis.call('HLEN', HELD) > 0
 if changed then
   commit()
 elseif not is_waiting then
   redis.set_repl(redis.REPL_NONE)
   save()
-elseif age < 0 or age >= durable_ms then
+elseif book.now - book.read_now >= durable_ms then
   save()
 end
 

@@ -1,0 +1,155 @@
+"""A disk that loses its power: what the store's server wrote and did not sync is gone, or is there in part."""
+
+import mmap
+import os
+import random
+import shlex
+import struct
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from fluxy_sync.embedded import ServerBinary, find_server
+from tests.chaos.trial import need
+
+SOURCE = Path(__file__).with_name("shim") / "disk.c"
+BEFORE, IN_THE_MIDDLE, AFTER = range(3)
+SECTOR = 512
+_STATE = struct.Struct("=qqqqqq")
+STAYS = -1
+
+
+def build(folder: Path) -> Path:
+    """Compile the library that watches the server.
+
+    Raises:
+        LeftOut: there is no compiler.
+    """
+    library = folder / "disk.so"
+    compiler = need("gcc", "gcc (with libc6-dev)")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+    return library
+
+
+class Entry(NamedTuple):
+    """A change of the directory: what happened, with its paths and what was kept for the case that it is undone."""
+
+    kind: str
+    words: list[str]
+
+
+class Disk:
+    """The disk under one store's files.
+
+    Args:
+        library: what ``build`` gave.
+        data_dir: of the store.
+    """
+
+    def __init__(self, library: Path, data_dir: Path) -> None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self.folder = data_dir / "store"
+        self._log, state = data_dir / "disk.log", data_dir / "disk.state"
+        state.write_bytes(bytes(4096))
+        with state.open("r+b") as file:
+            self._state = mmap.mmap(file.fileno(), 4096)
+        self._server = data_dir / "server-on-disk"
+        preloaded = {
+            "LD_PRELOAD": library,
+            "DISK_STATE": state,
+            "DISK_LOG": self._log,
+            "DISK_FOLDER": f"{self.folder}/",
+        }
+        words = [f"{name}={value}" for name, value in preloaded.items()]
+        self._server.write_text(
+            f'#!/bin/sh\nexec env {shlex.join(words)} {shlex.quote(str(find_server().path))} "$@"\n'
+        )
+        self._server.chmod(0o700)
+        self._was: dict[int, int] = {}
+        self.on()
+
+    @property
+    def server(self) -> ServerBinary:
+        """The server that is used anyway, on this disk."""
+        return find_server()._replace(path=self._server)
+
+    @property
+    def calls(self) -> int:
+        """The server's writes, syncs and changes of the directory since the power is on."""
+        return int(_STATE.unpack_from(self._state)[3])
+
+    def on(self) -> None:
+        """The power is on, and stays; all that is there is on disk."""
+        _STATE.pack_into(self._state, 0, STAYS, 0, 0, 0, 0, 0)
+        self._log.write_bytes(b"")
+        self._was = {path.stat().st_ino: path.stat().st_size for path in self._files()}
+
+    def cut_after(self, calls: int, when: int) -> None:
+        """Let the power go after so many calls of the server's: before, within or after the one that follows them."""
+        struct.pack_into("=q", self._state, 8, when)
+        struct.pack_into("=q", self._state, 0, calls)
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.rglob("*") if path.is_file()] if self.folder.is_dir() else []
+
+    def lose(self, chance: random.Random) -> "Lost":
+        """Bring the files into a state that they may have after the cut, and put the power on again."""
+        synced, entries = dict(self._was), []
+        for line in self._log.read_text().splitlines():
+            kind, *words = line.split(" ")
+            if kind == "S":
+                synced[int(words[0])] = int(words[1])
+            elif kind == "D":
+                entries.clear()
+            else:
+                if kind == "C":
+                    synced[int(words[0])] = 0
+                entries.append(Entry(kind, words))
+        kept = chance.choice((0, len(entries), chance.randint(0, len(entries))))
+        for entry in reversed(entries[kept:]):
+            _undo(entry)
+        size = sum(_lose_tail(path, synced.get(path.stat().st_ino, 0), chance) for path in self._files())
+        for path in self.folder.parent.glob("kept-*"):
+            path.unlink()
+        self.on()
+        return Lost(size, len(entries) - kept)
+
+
+class Lost(NamedTuple):
+    """Bytes that weren't synced, whatever became of them, and changes of the directory that were undone."""
+
+    size: int
+    entries: int
+
+
+def _undo(entry: Entry) -> None:
+    if entry.kind == "C":
+        path = Path(entry.words[1])
+        if path.exists() and path.stat().st_ino == int(entry.words[0]):
+            path.unlink()
+    elif entry.kind == "R":
+        source, target, kept = entry.words
+        Path(target).rename(source)
+        if kept != "-":
+            os.link(kept, target)
+    else:
+        os.link(entry.words[1], entry.words[0])
+
+
+def _lose_tail(path: Path, synced: int, chance: random.Random) -> int:
+    """Cut off what was not synced; or keep a part of it; or keep a part of which some sectors never got there."""
+    unsynced = path.stat().st_size - synced
+    if unsynced <= 0:
+        return 0
+    way = chance.choice(("strict", "part", "torn", "torn"))
+    os.truncate(path, synced if way == "strict" else synced + chance.randint(0, unsynced))
+    if way == "torn":
+        left = path.stat().st_size - synced
+        holes = chance.randint(1, 3)
+        with path.open("r+b") as file:
+            for _ in range(holes if left else 0):
+                at = chance.randrange(left)
+                size = min(left - at, chance.choice((1, chance.randint(1, 64), SECTOR)))
+                file.seek(synced + at)
+                file.write(bytes(size) if chance.random() < 0.5 else chance.randbytes(size))
+    return unsynced

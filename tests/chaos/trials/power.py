@@ -1,0 +1,273 @@
+"""Power cuts: the store loses whatever it had not synced, at any of its writes, syncs and changes of files."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+from fluxy_sync.embedded import EmbeddedStore
+from fluxy_sync.errors import StorageUnavailable
+from fluxy_sync.journal import Claim, Inventory, Journal, NewRecord, Store, connect
+from fluxy_sync.journal.record import parse
+from fluxy_sync.operation import new_operation_id
+from tests.chaos.agreement import Journaled
+from tests.chaos.power import Disk, build
+from tests.chaos.trial import Run, trial
+
+Mode = Literal["always", "waitaof", "everysec"]
+WORKER = "worker"
+STRANDS = 3  # so many stores at once, as each waits for its disk most of the time
+PRODUCERS = {"always": 3, "waitaof": 8, "everysec": 3}
+MOST_CALLS = {"always": 150, "waitaof": 600, "everysec": 1500}
+FIRST_CALL_S = 10.0
+END_S = 30.0
+
+
+class Asked(NamedTuple):
+    """One operation that a producer asked for, and with which others."""
+
+    lane: str
+    n: int
+    sealed: bytes
+    batch: tuple[str, ...]
+
+
+class Notes:
+    """What was asked and what was told, kept outside of the store."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Asked] = {}
+        self.accepted: dict[str, float] = {}
+        self.may_be_gone: set[str] = set()  # a delivery or a cancellation was asked for
+        self.gone: set[str] = set()  # and told to have happened
+
+    def keep_only(self, ids: set[str]) -> None:
+        """Forget all others."""
+        self.asked = {name: self.asked[name] for name in ids if name in self.asked}
+        self.accepted = {name: self.accepted.get(name, 0.0) for name in self.asked}
+        self.may_be_gone, self.gone = set(), set()
+
+
+class Cut(NamedTuple):
+    """What one cut cost: accepted operations that are gone, since when, deliveries that were undone, and the rest."""
+
+    lost: int
+    lost_s: float
+    undone: int
+    unsynced: int
+    entries: int
+    repaired: bool
+    garbled: int
+    accepted: int
+
+
+class Strand:
+    """One store that loses its power again and again."""
+
+    def __init__(self, run: Run, library: Path, mode: Mode, number: int, chance: random.Random) -> None:
+        self._run, self._mode, self._chance = run, mode, chance
+        data_dir = run.folder / f"{mode}-{number}"
+        self._disk = Disk(library, data_dir)
+        self._said: list[str] = []
+        self._garbled: set[str] = set()
+        fsync: Literal["always", "everysec"] = "always" if mode == "always" else "everysec"
+        self._store = EmbeddedStore(
+            data_dir, appendfsync=fsync, server=self._disk.server, ballast_bytes=1024 * 1024, say=self._said.append
+        )
+        self._wire = Store(connect(self._store.url))
+        self._journal = Journal(self._wire, "power", waitaof=mode == "waitaof")
+        self._notes, self._numbers, self._over = Notes(), iter(range(10**9)), threading.Event()
+
+    def run(self, cuts: int) -> list[Cut]:
+        """Cut its power so many times."""
+        try:
+            self._store.start()
+            self._store.wait_ready()
+            return [self._cut() for _ in range(cuts)]
+        finally:
+            self._wire.close()
+            if self._store.process is not None:
+                self._store.process.kill()
+                self._store.process.wait()
+
+    def _cut(self) -> Cut:
+        self._over.clear()
+        self._said.clear()
+        self._journal.reclaim(WORKER)
+        self._disk.cut_after(self._chance.randint(0, MOST_CALLS[self._mode]), self._chance.choice((0, 1, 2)))
+        producers = [partial(self._produce, (f"{n}.1", f"{n}.2")) for n in range(PRODUCERS[self._mode])]
+        works: list[Callable[[random.Random], None]] = [*producers, self._work, self._work]
+        threads = [threading.Thread(target=self._keep_on, args=(work, self._draw())) for work in works]
+        for thread in threads:
+            thread.start()
+        if self._chance.random() < 0.4:
+            with suppress(StorageUnavailable):
+                self._wire.command("BGREWRITEAOF")
+        self._wait_for_cut()
+        cut_at = time.time()
+        lost = self._disk.lose(self._chance)
+        (self._store.data_dir / "store.boot").write_text("another")
+        self._store.start()
+        self._store.wait_ready()
+        self._over.set()
+        for thread in threads:
+            thread.join(END_S)
+            self._run.check(not thread.is_alive(), "a producer or worker doesn't end")
+        return self._judge(cut_at, lost.size, lost.entries)
+
+    def _draw(self) -> random.Random:
+        return random.Random(self._chance.random())
+
+    def _wait_for_cut(self) -> None:
+        process = self._store.process
+        assert process is not None
+        process.wait(FIRST_CALL_S + 20)
+
+    # --- what goes on meanwhile
+
+    def _keep_on(self, work: Callable[[random.Random], None], chance: random.Random) -> None:
+        with suppress(StorageUnavailable):  # it is down: it was asked again for as long as that makes sense
+            while not self._over.is_set():
+                work(chance)
+
+    def _produce(self, lanes: Sequence[str], chance: random.Random) -> None:
+        lane = chance.choice(lanes)
+        ids = tuple(new_operation_id() for _ in range(chance.randint(2, 5) if chance.random() < 0.3 else 1))
+        records = []
+        for name in ids:
+            sealed = chance.randbytes(chance.choice((10, 150, 2000)))
+            self._notes.asked[name] = Asked(lane, next(self._numbers), sealed, ids)
+            records.append(NewRecord(name, lane, sealed))
+        self._journal.append(records)
+        self._notes.accepted.update(dict.fromkeys(ids, time.time()))
+
+    def _work(self, chance: random.Random) -> None:
+        found = self._journal.claim(f"{WORKER} 1", most=8)
+        if not isinstance(found, Claim):
+            self._over.wait(0.002)
+            return
+        for record in found.records:
+            name = parse(record).id
+            if not self._settle(found, name, chance):
+                return
+        self._journal.release(found.lane, found.fence)
+
+    def _settle(self, claim: Claim, name: str, chance: random.Random) -> bool:
+        """Whether the run goes on."""
+        way = chance.random()
+        if way < 0.1:
+            self._journal.settle(claim.lane, claim.fence, name, "retry", reason="503")
+            return False
+        if way < 0.15:
+            return bool(self._journal.settle(claim.lane, claim.fence, name, "dead", reason="422").next_id)
+        self._notes.may_be_gone.add(name)
+        if way < 0.25:
+            waiting = [each for each, asked in list(self._notes.asked.items()) if asked.lane == claim.lane]
+            other = chance.choice(waiting)
+            self._notes.may_be_gone.add(other)
+            if self._journal.cancel(claim.lane, other)[0] == "cancelled":
+                self._notes.gone.add(other)
+            return True
+        settled = self._journal.settle(claim.lane, claim.fence, name, "delivered")
+        if settled.status == "ok":
+            self._notes.gone.add(name)
+        return bool(settled.next_id)
+
+    # --- the judgement
+
+    def _judge(self, cut_at: float, unsynced: int, entries: int) -> Cut:
+        found, notes = Journaled(self._journal), self._notes
+        wrong = found.disagreements()
+        self._run.check(not wrong, f"{self._mode}: the journal doesn't agree with itself: {wrong}")
+        letters = list(Inventory(self._journal).letters())
+        there = found.ids | {letter.id for letter in letters}
+        garbled = self._check_lanes(found, cut_at)
+        for name in there & set(notes.asked):
+            others = set(notes.asked[name].batch) & set(notes.asked) - there - notes.may_be_gone - set(notes.accepted)
+            self._run.check(not others, "of operations that were queued together only some are there")
+        lost = [name for name in notes.accepted if name not in there and name not in notes.may_be_gone]
+        since = min((notes.accepted[name] for name in lost), default=cut_at)
+        undone = len(notes.gone & there)
+        cut = Cut(
+            len(lost),
+            max(0.0, cut_at - since),
+            undone,
+            unsynced,
+            entries,
+            bool(self._said),
+            garbled,
+            len(notes.accepted),
+        )
+        if len(letters) > 100:
+            Inventory(self._journal).drop(letters)
+            there -= {letter.id for letter in letters}
+        notes.keep_only(there)
+        return cut
+
+    def _check_lanes(self, found: Journaled, cut_at: float) -> int:
+        """The operations of which the disk made garbage: nobody had been told that they were accepted."""
+        garbled = 0
+        for lane, records in found.lanes.items():
+            live = [record for record in records if record.sealed and record.id in self._notes.asked]
+            asked = [self._notes.asked[record.id] for record in live]
+            self._run.check([one.n for one in asked] == sorted(one.n for one in asked), f"lane {lane} is out of order")
+            for one, record in zip(asked, live, strict=True):
+                if record.id not in self._garbled and (one.lane, one.sealed) != (lane, record.sealed):
+                    told_at = self._notes.accepted.get(record.id, cut_at)
+                    if told_at < cut_at: print("XX", told_at-cut_at, one, record, self._notes.accepted.get(record.id))
+                    self._run.check(told_at >= cut_at, f"an operation of lane {lane} isn't what was accepted")
+                    self._garbled.add(record.id)
+                    garbled += 1
+        return garbled
+
+
+def cuts_of(run: Run, library: Path, mode: Mode, cuts: int) -> list[Cut]:
+    """Cut the power of some stores at once, so many times in all."""
+    shares = [cuts // STRANDS + (n < cuts % STRANDS) for n in range(STRANDS)]
+    strands = [Strand(run, library, mode, n, random.Random(f"{run.seed} {mode} {n}")) for n in range(STRANDS)]
+    with ThreadPoolExecutor(STRANDS) as pool:
+        done = list(pool.map(Strand.run, strands, shares))
+    return [cut for each in done for cut in each]
+
+
+@trial()
+def power_cut(run: Run) -> None:
+    """After a power cut each accepted operation is there, in order, once, and no transition is there by half.
+
+    With ``always`` and ``waitaof`` none is lost; with ``everysec`` what was lost is measured. Producers queue one or
+    several at once, workers deliver, retry, bury and cancel, the store rewrites its file meanwhile. The power goes
+    before, within or after any write, sync, creation, rename or removal of the store's. Then its disk has all that was
+    synced, and of the rest: nothing, or a part, or a part of which sectors hold zeros or garbage; of the directory's
+    changes that were not synced the first so many. Bytes that were synced are as they were: a disk that lies about
+    that is another matter.
+    """
+    library = build(run.folder)
+    for mode, short, full in (("always", 48, 800), ("waitaof", 9, 150), ("everysec", 3, 50)):
+        began = time.monotonic()
+        cuts = cuts_of(run, library, mode, run.scale(short, full))  # type: ignore[arg-type]
+        run.note(f"{mode}: {len(cuts)} cuts in {time.monotonic() - began:.0f} s")
+        report(run, mode, cuts)
+
+
+def report(run: Run, mode: str, cuts: Sequence[Cut]) -> None:
+    """The figures of one kind of durability."""
+    run.figure(f"{mode}: power cuts", len(cuts))
+    run.figure(f"{mode}: of these with unsynced bytes, repaired at the start", sum(cut.repaired for cut in cuts))
+    run.figure(f"{mode}: of these with undone changes of the directory", sum(cut.entries > 0 for cut in cuts))
+    run.figure(f"{mode}: accepted operations that were there to lose", sum(cut.accepted for cut in cuts))
+    lost = [cut.lost for cut in cuts]
+    if mode != "everysec":
+        run.figure(f"{mode}: accepted operations lost", sum(lost), at_most=0)
+    else:
+        run.figure(f"{mode}: accepted operations lost in a cut, median", median(lost))
+        run.figure(f"{mode}: accepted operations lost in a cut, most", max(lost))
+        run.figure(f"{mode}: the oldest of them was accepted before the cut", max(cut.lost_s for cut in cuts), "s")
+    run.figure(f"{mode}: unfinished operations of which the disk made garbage", sum(cut.garbled for cut in cuts))
+    undone = sum(cut.undone for cut in cuts)
+    run.figure(f"{mode}: settlements undone", undone, at_most=0 if mode == "always" else None)

@@ -1,0 +1,190 @@
+"""What stands beside the records may be damaged, or written by somebody else: that costs as little as it can."""
+
+from typing import Any
+
+import pytest
+
+from fluxy_sync.errors import StorageUnavailable
+from fluxy_sync.journal import Claim, Inventory, Journal
+from fluxy_sync.journal.record import pack_id
+from fluxy_sync.status import read_status
+from tests.journal_steps import WORKER, claim, die, let_pass, letters, names, new, queue, settle_head
+
+ODD = [b"", b"\xff\xfe", b"x", b"nan", b"-1", b"1e308", b"9" * 30, b"a b c d"]
+
+
+def put(journal: Journal, name: str, field: str | bytes, value: bytes) -> None:
+    journal.store.command("HSET", f"{journal.keys.prefix}{name}", field, value)
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_a_damaged_claim_is_nobodys(journal: Journal, value: bytes) -> None:
+    """Its lane is claimed anew when it comes due; other lanes, and whoever looks, don't notice."""
+    queue(journal, "op-0")
+    run = claim(journal)
+    put(journal, "claims", "a", value)
+    queue(journal, "other", lane="b")
+    assert settle_head(journal, "delivered", "b") == "other"
+    assert journal.settle("a", run.fence, "op-0", "delivered").status == "fenced"
+    assert (journal.holders(), journal.in_flight(), journal.snapshot().pending) == (set(), [], 1)
+    assert journal.reclaim("w") == 0
+    let_pass(journal, run.length_s + 0.001)
+    assert names(claim(journal).records) == ["op-0"]
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_a_lane_that_is_held_for_nonsense_goes_on(journal: Journal, value: bytes) -> None:
+    """The next tick lets it go; a cause beside it that can be read stays."""
+    queue(journal, "op-0")
+    Inventory(journal).hold("b", "paused")
+    put(journal, "held", "a", value)
+    put(journal, "held", "b", b"0 paused\n" + value)
+    list(Inventory(journal).held())
+    journal.tick("beat", "beat")
+    assert dict(Inventory(journal).held()) == {"b": ("paused",)}
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_an_operation_with_a_damaged_once_key_is_settled(journal: Journal, value: bytes) -> None:
+    """And the key can be used again."""
+    journal.append([new("op-0", once=b"o" * 16)])
+    put(journal, "once", b"o" * 16, value)
+    assert settle_head(journal, "delivered") == "op-0"
+    journal.append([new("op-1", once=b"p" * 16)])
+    assert settle_head(journal, "delivered") == "op-1"
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_damaged_retry_states_stop_nothing(journal: Journal, value: bytes) -> None:
+    """Not even when the waiting lanes are brought forward after an outage."""
+    for n in range(4):
+        queue(journal, f"op-{n}", lane=f"lane-{n}")
+        settle_head(journal, "retry", f"lane-{n}", reason="503", pause_s=60)
+    put(journal, "retries", "lane-0", value)
+    put(journal, "retries", b"\xff", value)
+    queue(journal, "after")
+    assert settle_head(journal, "delivered") == "after"
+    assert [one.id for one in Inventory(journal).waiting("lane-0")] == ["op-0"]
+
+
+@pytest.mark.parametrize("value", [*ODD, b"\1a", b"\1a\xff422", b"\xc8" + b"x" * 100])
+def test_a_damaged_dead_letter_is_listed_and_dropped(journal: Journal, value: bytes) -> None:
+    """It hides no other one, is no operation, and can be dropped by its name."""
+    die(journal, "one", "two")
+    put(journal, "dead", pack_id("one"), value)
+    inventory = Inventory(journal)
+    first, second = letters(journal)
+    assert (first.reason, second.id) == ("corrupt", "two")
+    assert inventory.letter(first.member) is not None
+    assert inventory.replay([(first, b"")], "tail")[0] == 0
+    found = inventory.find_letter(first.id)
+    assert found is not None
+    assert inventory.drop([found])[0] == 1
+    assert [each.id for each in letters(journal)] == ["two"]
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize("name", ["pending", "bytes", "held", "rev", "streak", "delivered_at", "now"])
+def test_a_damaged_count_stops_no_delivery(journal: Journal, name: str, value: bytes) -> None:
+    """What is there is delivered, at once, also where the journal's time was lost."""
+    let_pass(journal, 60)
+    queue(journal, "op-0", "op-1")
+    put(journal, "counts", name, value)
+    assert settle_head(journal, "delivered") == "op-0"
+    assert settle_head(journal, "delivered") == "op-1"
+    journal.snapshot()
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_a_damaged_clock_does_not_stop_time(journal: Journal, value: bytes) -> None:
+    """It begins anew from what the store knows."""
+    journal.tick("beat", "beat")
+    pulse = journal.store.command("HKEYS", journal.keys.pulse)
+    for field in (field for field in pulse if field.startswith(b"clock ")):
+        put(journal, "pulse", field, value)
+    queue(journal, "op-0")
+    assert settle_head(journal, "delivered") == "op-0"
+
+
+def test_a_lane_whose_name_can_not_be_read_hinders_nobody(journal: Journal) -> None:
+    """Nobody can send what is there; what is due beside it is."""
+    queue(journal, "op-0")
+    store, prefix = journal.store, journal.keys.prefix
+    store.command("RPUSH", f"{prefix}lane:".encode() + b"\xff", b"noise")
+    for name in ("ready", "oldest"):
+        store.command("ZADD", f"{prefix}{name}", 0, b"\xff")
+    found: list[Any] = [journal.claim(WORKER) for _ in range(2)]
+    assert [names(run.records) for run in found if isinstance(run, Claim)] == [["op-0"]]
+    assert "\\xff" in {*journal.lanes(), *(each.lane for run in found for each in run.buried)}
+
+
+@pytest.mark.parametrize("value", [*ODD, b"999999999999999"])
+def test_a_time_that_can_not_be_is_unknown(journal: Journal, value: bytes) -> None:
+    """The gate's state is told without it."""
+    put(journal, "gate", "since", value)
+    put(journal, "gate", "offline", value + b" dns")
+    status = read_status(journal)
+    assert (status.gate, status.since) == ("offline", None)
+
+
+def test_what_the_journal_can_not_have_written_is_said(journal: Journal) -> None:
+    """As a store that can't be used: whoever asks again each second goes on by himself once it is mended."""
+    journal.store.command("HSET", f"{journal.keys.prefix}held:why", b"paused", "x")
+    with pytest.raises(StorageUnavailable, match="damaged, or changed by hand"):
+        journal.snapshot()
+
+
+def test_a_note_of_somebody_else_is_shown(journal: Journal) -> None:
+    """The audit log is for reading, whoever wrote into it."""
+    for fields in (("who", b"\xff"), ("wall", "never", "what", "x"), ("wall", "9" * 15)):
+        journal.store.command("XADD", journal.keys.audit, "*", *fields)
+    notes = Inventory(journal).notes(10)
+    assert [(note["wall"], note["who"]) for note in notes] == [("0", "?"), ("0", "?"), ("0", "\\xff")]
+
+
+# --- arguments
+
+NEW = (1, "a", pack_id("op-9"), 0, 0, 0, b"", b"sealed")
+APPEND = (b"command", 0, 0, 0, 0, "reject", 10, 3000, 1000)
+SETTLE = ("op-0", "delivered", 0, "-", b"", b"", 0, 15_000, 3000, 0, 0, 1000, -1)
+WRONG: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "an operation cut off": ("append", (*APPEND, *NEW, *NEW[:-1])),
+    "a countdown that is none": ("append", (*APPEND, *NEW, 1, "a", pack_id("op-8"), "x", *NEW[4:])),
+    "a lane without a key": ("append", (*APPEND, *NEW, 2, *NEW[1:])),
+    "the name of another lane": ("append", (*APPEND, *NEW, 1, "b", *NEW[2:])),
+    "an id that is none": ("append", (*APPEND, *NEW, 1, "a", b"op-8", *NEW[3:])),
+    "nothing sealed": ("append", (*APPEND, *NEW, *NEW[:-1], b"")),
+    "a wake token that lives for no time": ("append", (*APPEND[:7], 0, 1000, *NEW)),
+    "a follower cut off": ("settle", ("a", 1, pack_id("op-0"), *SETTLE[1:], *NEW[:-1])),
+    "a pause that is none": ("settle", ("a", 1, pack_id("op-0"), "retry", "nan", *SETTLE[3:])),
+    "a reason of two words": ("settle", ("a", 1, pack_id("op-0"), "dead", 0, "two words", *SETTLE[4:])),
+    "an unknown verdict": ("settle", ("a", 1, pack_id("op-0"), "maybe", *SETTLE[2:])),
+    "a second letter without its lane's key": ("drop", (3000, 1, "a", pack_id("dead"), 2, "a", b"x")),
+    "a third part": ("replay", ("tail", 3000, 1000, 1, "a", pack_id("dead"), b"", 1, "a")),
+    "a letter without a reason": ("bury", ("a", pack_id("op-8"), "", b"sealed")),
+    "a claim of no length": ("claim", (WORKER, 0, 64, 9000, "{ns}:lane:", 5, 3000, "epoch", 1)),
+    "a tick without a prefix": ("tick", ("beat", "beat", 1, 3000, 2000)),
+    "a hold without a cause": ("hold", ("a", "", 1, 0, 3000)),
+    "a clear of another lane": ("clear", ("b", 5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_change_nothing(journal: Journal, case: str) -> None:
+    """Checks come before writes: all of them, also those of what comes second."""
+    die(journal, "dead")
+    queue(journal, "op-0", "op-1")
+    claim(journal)
+    before = everything(journal)
+    name, arguments = WRONG[case]
+    keys = [journal.keys.samples] if name == "tick" else [journal.keys.histogram] if name == "settle" else []
+    with pytest.raises(StorageUnavailable, match="wrong arguments"):
+        journal.run(name, *arguments, lanes=[] if name in ("claim", "tick") else ["a"], keys=keys)
+    assert everything(journal) == before
+
+
+def everything(journal: Journal) -> dict[bytes, Any]:
+    """All that the store holds of the journal, but who looked when."""
+    store, pulse = journal.store, journal.keys.pulse.encode()
+    keys = store.command("KEYS", f"{journal.keys.prefix}*".replace("{", "\\{"))
+    return {key: store.command("DUMP", key) for key in keys if key != pulse}
