@@ -4,10 +4,11 @@ from typing import Any
 
 import redis
 
-from fluxy_sync.errors import ConfigError
+from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.journal.store import NotSent, Store, explain
 
 JOURNAL_SHARE = 0.8  # of maxmemory: a tenth is the broker's reserve, a tenth goes to buffers
+FIXED_WAITAOF = 8  # the major version of Redis
 _FIX = "set it in the store's configuration (see deploy/redis.conf), or choose another FLUXY_SYNC_DURABILITY"
 
 
@@ -31,12 +32,34 @@ def check_durability(store: Store, durability: str) -> None:
         raise ConfigError(f"the store has 'appendonly no': it would lose everything at a restart; {_FIX}")
     if durability == "always" and settings.get("appendfsync") != "always":
         raise ConfigError(f"the store has 'appendfsync {settings.get('appendfsync')}', not 'always'; {_FIX}")
+    if durability == "waitaof" and settings.get("appendfsync") != "always" and not _waits_for_disk(store):
+        raise ConfigError(
+            f"the store has 'appendfsync {settings.get('appendfsync')}', and with that this server's WAITAOF answers "
+            f"before anything is on disk (redis/redis#13793); use 'appendfsync always', or Redis 8; {_FIX}"
+        )
     if durability == "everysec" and settings.get("appendfsync") == "no":
         raise ConfigError(f"the store has 'appendfsync no'; {_FIX}")
     if settings.get("maxmemory-policy", "noeviction") != "noeviction":
         raise ConfigError(
             f"the store has 'maxmemory-policy {settings['maxmemory-policy']}': it would evict operations; {_FIX}"
         )
+
+
+def _waits_for_disk(store: Store) -> bool:
+    """Whether WAITAOF can be believed without ``appendfsync always``.
+
+    Redis from 7.2.2 on, and every Valkey that came from it, takes data for synced once it has nothing more to write,
+    up to a second too early; it is mended in Redis 8.0. A server that hides what it is isn't believed.
+    """
+    try:
+        info: Any = store.command("INFO", "server")
+    except StorageUnavailable as error:
+        if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+            return False
+        raise
+    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    version = fields.get("redis_version", "0").partition(".")[0]
+    return "valkey_version" not in fields and version.isdigit() and int(version) >= FIXED_WAITAOF
 
 
 def default_max_bytes(maxmemory: int) -> int:

@@ -58,7 +58,7 @@ def read(folder: Path) -> Manifest | None:
         return None
     found = [_LINE.fullmatch(line) for line in text.splitlines() if not line.startswith("#")]
     lines = [match for match in found if match is not None]
-    if not text or len(lines) != len(found):
+    if not text.endswith("\n") or len(lines) != len(found):
         return None
     bases = [Part(line[1], int(line[2])) for line in lines if line[3] == "b"]
     incrs = tuple(Part(line[1], int(line[2])) for line in lines if line[3] == "i")

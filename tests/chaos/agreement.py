@@ -41,6 +41,12 @@ class Journaled:
         """All that waits."""
         return {name for lane in self.lanes for name in self.waiting(lane)}
 
+    @property
+    def twice(self) -> set[str]:
+        """The ids that more than one record has."""
+        ids = Counter(record.id for records in self.lanes.values() for record in records)
+        return {name for name, count in ids.items() if count > 1}
+
     def disagreements(self) -> list[str]:
         """What doesn't fit; empty where all does."""
         return [f"{name}: {told} is told, {found} is found" for name, told, found in self._pairs() if told != found]
@@ -65,8 +71,6 @@ class Journaled:
         causes = Counter(name for text in self.held.values() for name in {_cause(line) for line in text.split("\n")})
         yield "held for", {name: int(count) for name, count in self.why.items()}, dict(causes)
         yield "retries of lanes that hold nothing", set(self.retries) - set(self.lanes), set()
-        ids = Counter(record.id for record, _ in records)
-        yield "operations that are there twice", [name for name, count in ids.items() if count > 1], []
 
 
 def _text(found: dict[bytes, bytes]) -> dict[str, str]:

@@ -26,7 +26,6 @@ def test_a_store_that_keeps_less_than_asked_is_refused(store: Store) -> None:
     with pytest.raises(ConfigError, match=r"appendfsync everysec.*FLUXY_SYNC_DURABILITY"):
         check_durability(store, "always")
     check_durability(store, "everysec")
-    check_durability(store, "waitaof")
     store.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     with pytest.raises(ConfigError, match="evict"):
         check_durability(store, "everysec")
@@ -35,11 +34,41 @@ def test_a_store_that_keeps_less_than_asked_is_refused(store: Store) -> None:
         check_durability(store, "everysec")
 
 
-def test_waitaof_accepts_only_what_is_on_disk(store: Store) -> None:
-    """With a store that syncs each second the call waits for the sync."""
+def test_a_waitaof_that_answers_too_early_is_refused(store: Store) -> None:
+    """Valkey's, and that of Redis before 8.0: with a sync each second it answers before anything is on disk."""
+    with pytest.raises(ConfigError, match=r"appendfsync everysec.*WAITAOF answers before"):
+        check_durability(store, "waitaof")
+    store.command("CONFIG", "SET", "appendfsync", "always")
+    check_durability(store, "waitaof")
+
+
+@pytest.mark.parametrize(
+    ("info", "believed"),
+    [
+        ("redis_version:8.0.0", True),
+        ("redis_version:10.2.1", True),
+        ("redis_version:7.4.2", False),
+        ("redis_version:8.0.0\r\nvalkey_version:10.0.0", False),
+        ("", False),
+    ],
+)
+def test_whose_waitaof_is_believed(info: str, believed: bool, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that of a Redis in which it was mended."""
+    monkeypatch.setattr(store, "command", lambda *_: f"# Server\r\n{info}\r\n".encode())
+    if believed:
+        check_durability(store, "waitaof")
+    else:
+        with pytest.raises(ConfigError, match="WAITAOF"):
+            check_durability(store, "waitaof")
+
+
+def test_waitaof_is_asked_behind_each_append(store: Store) -> None:
+    """And its answer is read: what it confirms is accepted."""
+    store.command("CONFIG", "SET", "appendfsync", "always")
     journal = Journal(store, "waiting", waitaof=True)
     journal.append([NewRecord("one", "a", b"x")])
     assert journal.snapshot().pending == 1
+    assert b"cmdstat_waitaof:" in store.command("INFO", "commandstats")
 
 
 def test_a_waitaof_that_is_refused_leaves_the_acceptance_unknown(store: Store) -> None:

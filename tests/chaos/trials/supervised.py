@@ -47,7 +47,7 @@ def supervised(run: Run) -> None:
 def victims(run: Run) -> list[str]:
     """Each once in a short run; in a full one by chance, and supervisor and guard together now and then."""
     if run.full:
-        return run.chance.choices((*VICTIMS, SUPERVISOR_AND_GUARD), k=150)
+        return run.chance.choices((*VICTIMS, SUPERVISOR_AND_GUARD), k=120)
     return run.chance.sample(VICTIMS, len(VICTIMS))
 
 
