@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fluxy_sync.embedded import EmbeddedStore
+from fluxy_sync.errors import CorruptRecord
 from fluxy_sync.journal import Claim, Idle, Inventory, Journal, NewRecord, Store, connect
+from fluxy_sync.journal.inventory import read_letter
 from fluxy_sync.journal.record import parse
 from fluxy_sync.repair import RECOUNT_FILE, REPAIRS_FILE, Repair, repairs
 from tests.chaos.agreement import Journaled
@@ -74,8 +76,8 @@ def new(name: str, lane: str, chance: random.Random, **more: Any) -> NewRecord:
 def every_byte(run: Run) -> None:
     """Wherever the file ends, the store starts, and the journal is as it was after one of its transactions.
 
-    The last transactions (an append of two, a claim, a delivery, a retry, a dead letter, a cancellation, a hold) are cut
-    at each byte in the full run, at some in the short one. Counts, lanes, `ready` and all other indexes agree.
+    The last transactions (an append of two, a claim, a delivery, a retry, a dead letter, a cancellation, a hold) are
+    cut at each byte in the full run, at some in the short one. Counts, lanes, `ready` and all other indexes agree.
     """
     files = Files(run.folder / "every-byte")
     with files.running() as journal:
@@ -232,9 +234,10 @@ def damage(run: Run) -> None:
             kind.do(files, chance)
             costs.setdefault(kind.name, []).append(_cost(run, files, kind.name, ids))
     for name, found in costs.items():
+        lost = [cost.lost for cost in found]
         run.note(
-            f"{name}: {len(found)}; repaired {sum(c.repaired for c in found)}, operations lost {sum(c.lost for c in found)}"
-            f" (at most {max(c.lost for c in found)} of {len(ids)} in one), {sum(c.garbled for c in found)} corrupt"
+            f"{name}: {len(found)}, {sum(cost.repaired for cost in found)} repaired; of {len(ids)} operations "
+            f"{sum(lost)} lost in all, at most {max(lost)} at once, {sum(cost.garbled for cost in found)} corrupt"
         )
     every = [cost for found in costs.values() for cost in found]
     run.figure("damaged stores that were started", len(every))
@@ -290,28 +293,31 @@ def _cost(run: Run, files: Files, kind: str, ids: dict[str, bytes]) -> Cost:
             still = Journaled(journal).disagreements()
             run.check(not still, f"{kind}: after a recount the journal doesn't agree with itself: {still}")
     with files.running() as journal:
-        there = _hand_out(run, journal, kind)
-    lost = set(ids) - set(there)
-    garbled = sum(ids[name] != sealed for name, sealed in there.items() if name in ids)
+        there, corrupt = _hand_out(run, journal, kind)
+    lost = max(0, len(set(ids) - set(there)) - corrupt)
+    garbled = corrupt + sum(ids[name] != sealed for name, sealed in there.items() if name in ids)
     unknown = any(repair.unknown for repair in told)
     at_most = len(ids) if unknown else sum(repair.lost_operations for repair in told)
-    return Cost(len(lost), at_most, bool(told), 0 if told else len(lost), bool(wrong), garbled)
+    return Cost(lost, at_most, bool(told), 0 if told else lost, bool(wrong), garbled)
 
 
-def _hand_out(run: Run, journal: Journal, kind: str) -> dict[str, bytes]:
-    """Everything that the journal gives out, and its dead letters: nothing may be left in the end."""
+def _hand_out(run: Run, journal: Journal, kind: str) -> tuple[dict[str, bytes], int]:
+    """Everything that the journal gives out, its dead letters, and how many of these can't be read; nothing is left."""
     there: dict[str, bytes] = {}
+    journal.reclaim(WORKER.split()[0])  # what it was settling when that was damaged
     while not isinstance(found := journal.claim(WORKER), Idle):
-        for record in map(parse, found.records):
-            there[record.id] = record.sealed
-            if not journal.settle(found.lane, found.fence, record.id, "delivered").next_id:
-                break
-        else:
-            journal.release(found.lane, found.fence)
+        record = parse(found.records[0])
+        there[record.id] = record.sealed
+        journal.settle(found.lane, found.fence, record.id, "delivered", give_up=True)
     pending = journal.snapshot().pending
     run.check(pending == 0, f"{kind}: {pending} operations are left that nobody gets: {found}")
-    for letter in Inventory(journal).letters():
-        with_record = parse(letter.record) if letter.reason != "corrupt" else None
-        if with_record:
-            there[with_record.id] = with_record.sealed
-    return there
+    corrupt = 0
+    for value in journal.store.client.hvals(journal.keys.dead):
+        letter = read_letter(value)
+        try:
+            record = parse(letter.record)
+        except CorruptRecord:
+            corrupt += 1
+        else:
+            there[record.id] = record.sealed
+    return there, corrupt

@@ -133,7 +133,7 @@ def fill_twice(run: Run, stage: Supervised, filler: Filler, asker: Asker, *, die
         settle_down(run.chance.uniform(0.5, 8.0))
     filler.go()
     asker.accepts_again(run, "room again, until it accepts")
-    run.check(not stage.store.short_of_disk, "there is room again, and no ballast")
+    wait_until(lambda: not stage.store.short_of_disk, BACK_S, "there is room again, and so a ballast")
     deliver(stage, "a disk with room")
 
 
