@@ -11,6 +11,7 @@ from fluxy_sync.doctor.installation import check_settings, check_version
 from fluxy_sync.doctor.patient import Broker, Patient, Ping
 from fluxy_sync.doctor.processes import check_beat, check_broker, check_keys, check_workers
 from fluxy_sync.doctor.queue import check_queue
+from fluxy_sync.doctor.records import check_records, check_repairs
 from fluxy_sync.doctor.store import check_disk, check_durability, check_fsync, check_server, check_store
 from fluxy_sync.doctor.upstream import check_clock, check_gate, check_upstream
 from fluxy_sync.engine import Engine
@@ -31,6 +32,7 @@ CHECKS: tuple[tuple[str, Look, bool], ...] = (
     ("durability", check_durability, True),
     ("fsync", check_fsync, True),
     ("disk", check_disk, True),
+    ("repairs", check_repairs, False),
     ("keys", check_keys, False),
     ("broker", check_broker, False),
     ("beat", check_beat, True),
@@ -39,6 +41,7 @@ CHECKS: tuple[tuple[str, Look, bool], ...] = (
     ("gate", check_gate, True),
     ("clock", check_clock, False),
     ("queue", check_queue, True),
+    ("records", check_records, True),
     ("version", check_version, False),
 )
 

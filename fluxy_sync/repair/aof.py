@@ -9,7 +9,7 @@ Arities = Mapping[bytes, int]
 
 LONGEST_HEADER = 128
 READ_BACK_BYTES = 65_536
-SMALLEST_OPERATION_BYTES = 150  # what an accepted operation takes of the file at least
+SMALLEST_OPERATION_BYTES = 100  # what an accepted operation takes of the file at least
 SMALLEST_RECORD_BYTES = 16
 _COUNTS = re.compile(rb"(\{[^{}\r\n]+\}):counts\r\n")
 _BOUNDARY = re.compile(rb"\*1\r\n\$5\r\n(?i:MULTI)\r\n|(\*1\r\n\$4\r\n(?i:EXEC)\r\n)")

@@ -115,17 +115,18 @@ class Disk:
         kept = chance.choice((0, len(entries), chance.randint(0, len(entries))))
         for entry in reversed(entries[kept:]):
             _undo(entry)
-        size = sum(_lose_tail(path, synced.get(path.stat().st_ino, 0), chance) for path in self._files())
+        tails = [_lose_tail(path, synced.get(path.stat().st_ino, 0), chance) for path in self._files()]
         for path in self.folder.parent.glob("kept-*"):
             path.unlink()
         self.on()
-        return Lost(size, len(entries) - kept)
+        return Lost(sum(size for size, _ in tails), any(torn for _, torn in tails), len(entries) - kept)
 
 
 class Lost(NamedTuple):
-    """Bytes that weren't synced, whatever became of them, and changes of the directory that were undone."""
+    """Bytes that weren't synced; whether garbage is among what is left of them; changes of the directory undone."""
 
     size: int
+    garbage: bool
     entries: int
 
 
@@ -143,20 +144,23 @@ def _undo(entry: Entry) -> None:
         os.link(entry.words[1], entry.words[0])
 
 
-def _lose_tail(path: Path, synced: int, chance: random.Random) -> int:
-    """Cut off what was not synced; or keep a part of it; or keep a part of which some sectors never got there."""
+def _lose_tail(path: Path, synced: int, chance: random.Random) -> tuple[int, bool]:
+    """Cut off what was not synced; or keep a part of it; or keep a part of which some sectors never got there.
+
+    Gives how much was not synced, and whether there is garbage in what is left.
+    """
     unsynced = path.stat().st_size - synced
     if unsynced <= 0:
-        return 0
+        return 0, False
     way = chance.choice(("strict", "part", "torn", "torn"))
     os.truncate(path, synced if way == "strict" else synced + chance.randint(0, unsynced))
-    if way == "torn":
-        left = path.stat().st_size - synced
-        holes = chance.randint(1, 3)
-        with path.open("r+b") as file:
-            for _ in range(holes if left else 0):
-                at = chance.randrange(left)
-                size = min(left - at, chance.choice((1, chance.randint(1, 64), SECTOR)))
-                file.seek(synced + at)
-                file.write(bytes(size) if chance.random() < 0.5 else chance.randbytes(size))
-    return unsynced
+    left = path.stat().st_size - synced
+    if way != "torn" or not left:
+        return unsynced, False
+    with path.open("r+b") as file:
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(left)
+            size = min(left - at, chance.choice((1, chance.randint(1, 64), SECTOR)))
+            file.seek(synced + at)
+            file.write(bytes(size) if chance.random() < 0.5 else chance.randbytes(size))
+    return unsynced, True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fluxy_sync.doctor.records import count, judge_records, judge_repairs
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.journal import Claim, Inventory, Journal, Store, connect
@@ -406,3 +407,32 @@ def test_after_a_power_cut_no_count_is_trusted(place: Place) -> None:
         assert isinstance(journal.claim(WORKER), Claim)
     assert len(set(place.epochs)) == 2
     assert repairs(place.data_dir) == []
+
+
+def test_the_doctor_tells_the_last_repair(place: Place) -> None:
+    """A warning that names the copy, and the file to delete; and how many there were before."""
+    assert judge_repairs([], "delete it").state == "ok"
+    for name in ("second-3", "second-9"):
+        place.change("incr", in_front_of(name, b"MULTI", 2))
+        with place.running():
+            pass
+    found = repairs(place.data_dir)
+    check = judge_repairs(found, "delete it")
+    assert (check.state, check.advice) == ("warning", "delete it")
+    assert found[1].copy in check.found
+    assert "1 repair before" in check.found
+
+
+def test_the_doctor_counts_the_records(place: Place) -> None:
+    """Counts that don't agree are a warning, a lane that nobody would claim a failure; both with what to do."""
+    with place.running() as journal:
+        check = judge_records(count(journal), "count anew")
+        assert (check.state, check.found) == ("ok", "38 counted")
+        journal.store.command("HINCRBY", counts(journal), "pending", 1000)
+        check = judge_records(count(journal), "count anew")
+        assert (check.state, check.advice) == ("warning", "count anew")
+        assert check.found.startswith("1,038 pending and 0 dead are told, 38 and 0 are there")
+        journal.store.command("ZREM", journal.keys.fixed[1], "b")
+        check = judge_records(count(journal), "count anew")
+        assert (check.state, "1 lane that nobody would ever claim" in check.found) == ("failed", True)
+    assert judge_records(None, "").state == "skipped"

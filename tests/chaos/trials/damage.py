@@ -12,7 +12,8 @@ from fluxy_sync.errors import CorruptRecord
 from fluxy_sync.journal import Claim, Idle, Inventory, Journal, NewRecord, Store, connect
 from fluxy_sync.journal.inventory import read_letter
 from fluxy_sync.journal.record import parse
-from fluxy_sync.repair import RECOUNT_FILE, REPAIRS_FILE, Repair, repairs
+from fluxy_sync.repair import RECOUNT_FILE, REPAIRS_FILE, repairs
+from fluxy_sync.repair.aof import SMALLEST_OPERATION_BYTES
 from tests.chaos.agreement import Journaled
 from tests.chaos.aof import ends
 from tests.chaos.trial import Run, trial, wait_until
@@ -20,6 +21,7 @@ from tests.chaos.trial import Run, trial, wait_until
 WORKER = "worker 1"
 LAST = 3  # transactions that are cut at each byte
 NAMESPACE = "damage"
+HOLE_BYTES = 2000
 
 
 class Files:
@@ -66,7 +68,7 @@ class Files:
 
 
 def new(name: str, lane: str, chance: random.Random, **more: Any) -> NewRecord:
-    return NewRecord(name, lane, chance.randbytes(chance.choice((20, 120, 400))), **more)
+    return NewRecord(name, lane, chance.randbytes(chance.choice((80, 120, 400))), **more)
 
 
 # --- cut off anywhere
@@ -85,7 +87,7 @@ def every_byte(run: Run) -> None:
     whole = files.file("incr").read_bytes()
     boundaries = ends(whole)
     files.keep()
-    begin = boundaries[-1 - run.scale(LAST, 12)]
+    begin = boundaries[-1 - run.scale(LAST, 5)]
     cuts = [*range(begin, len(whole))]
     chosen = sorted(run.chance.sample(cuts, run.scale(24, len(cuts))))
     states: dict[int, Any] = {}
@@ -168,8 +170,8 @@ def _sector(files: Files, chance: random.Random) -> None:
 def _hole(files: Files, chance: random.Random) -> None:
     """Bytes are missing in the middle."""
     data = files.file("incr").read_bytes()
-    at = chance.randrange(len(data) - 2000)
-    files.file("incr").write_bytes(data[:at] + data[at + chance.randint(1, 2000) :])
+    at = chance.randrange(len(data) - HOLE_BYTES)
+    files.file("incr").write_bytes(data[:at] + data[at + chance.randint(1, HOLE_BYTES) :])
 
 
 def _end(files: Files, chance: random.Random) -> None:
@@ -192,14 +194,15 @@ def _base_gone(files: Files, _chance: random.Random) -> None:
     files.file("base").unlink()
 
 
+MISSING = "bytes missing in the middle"
 KINDS = (
-    Hurt("flipped bits in the file's tail", _flips("incr", 0.95, 1.0), 5, 150),
-    Hurt("flipped bits in the file's middle", _flips("incr", 0.0, 0.95), 8, 400),
-    Hurt("flipped bits in the base file", _flips("base", 0.0, 1.0), 6, 300),
+    Hurt("flipped bits in the file's tail", _flips("incr", 0.95, 1.0), 4, 100),
+    Hurt("flipped bits in the file's middle", _flips("incr", 0.0, 0.95), 8, 300),
+    Hurt("flipped bits in the base file", _flips("base", 0.0, 1.0), 6, 200),
     Hurt("a sector of zeros or garbage", _sector, 4, 150),
-    Hurt("bytes missing in the middle", _hole, 3, 100),
+    Hurt(MISSING, _hole, 2, 100),
     Hurt("garbage behind the end", _end, 2, 50),
-    Hurt("the manifest missing, empty, garbled or cut off", _manifest, 4, 50),
+    Hurt("the manifest missing, empty, garbled or cut off", _manifest, 3, 50),
     Hurt("the base file missing", _base_gone, 1, 3),
 )
 
@@ -283,21 +286,21 @@ def _fill(journal: Journal, chance: random.Random) -> dict[str, bytes]:
 
 def _cost(run: Run, files: Files, kind: str, ids: dict[str, bytes]) -> Cost:
     with files.running() as journal:
-        found = Journaled(journal)
-        wrong = found.disagreements()
-        told: list[Repair] = repairs(files.data_dir)
-        run.check(not told or not wrong, f"{kind}: after the repair the journal doesn't agree with itself: {wrong}")
+        wrong = Journaled(journal).disagreements()
+        there, corrupt = ({}, 0) if wrong else _hand_out(run, journal, kind)
+    told = repairs(files.data_dir)
+    run.check(not (told and wrong), f"{kind}: after the repair the journal doesn't agree with itself: {wrong}")
     if wrong:
         (files.data_dir / RECOUNT_FILE).touch()
         with files.running() as journal:
             still = Journaled(journal).disagreements()
             run.check(not still, f"{kind}: after a recount the journal doesn't agree with itself: {still}")
-    with files.running() as journal:
-        there, corrupt = _hand_out(run, journal, kind)
+            there, corrupt = _hand_out(run, journal, kind)
     lost = max(0, len(set(ids) - set(there)) - corrupt)
     garbled = corrupt + sum(ids[name] != sealed for name, sealed in there.items() if name in ids)
+    hidden = HOLE_BYTES // SMALLEST_OPERATION_BYTES if kind == MISSING else 0  # a repair can't know of those
     unknown = any(repair.unknown for repair in told)
-    at_most = len(ids) if unknown else sum(repair.lost_operations for repair in told)
+    at_most = len(ids) if unknown else hidden + sum(repair.lost_operations for repair in told)
     return Cost(lost, at_most, bool(told), 0 if told else lost, bool(wrong), garbled)
 
 
