@@ -97,6 +97,11 @@ def seal_everything(app: Celery, engine: Engine) -> None:
         accept_content=[CONTENT_TYPE],
         result_accept_content=[RESULT_TYPE],
     )
+    # Before a gateway ran, the app may have been used: what was made by then keeps the serializer of that time.
+    app.__dict__.pop("amqp", None)
+    if app.finalized:
+        for task in app.tasks.values():
+            task.serializer = name
 
 
 def install(app: Celery, *, settings: Settings | None = None, engine: Engine | None = None) -> Celery:

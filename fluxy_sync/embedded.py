@@ -212,6 +212,11 @@ class EmbeddedStore:
         """Whether the disk was full and has had too little room since: the ballast is spent."""
         return self._ballast.is_spent
 
+    def refill_ballast(self) -> None:
+        """Put the ballast back, if it is spent and there is room: the next full disk may come before the next start."""
+        if self._ballast.is_spent:
+            self._ballast.keep()
+
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server and return at once; ``wait_ready`` tells when it answers.
 

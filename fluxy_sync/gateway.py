@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 
 from fluxy_sync.embedded import EmbeddedStore, Fsync, free_port
 from fluxy_sync.errors import ConfigError
+from fluxy_sync.incarnation import is_running
 from fluxy_sync.journal import default_max_bytes
 from fluxy_sync.private import LockFile, make_private_dir, write_private
 from fluxy_sync.settings import ENV_PREFIX, GATEWAY_FILE, KEYS_FILE, Settings
@@ -23,6 +25,9 @@ from fluxy_sync.vault import Vault, new_key
 APP = "fluxy_sync.app"
 WORKER_GRACE_S = 35.0  # an operation's total deadline, and some
 READY_POLL_S = 0.02
+ORPHAN_POLL_S = 0.1
+DISK_POLL_S = 1.0
+DISK_LOOK_S = 5.0
 DASHBOARD_USER = "fluxy"
 DASHBOARD_PASSWORD_FILE = "dashboard.password"  # noqa: S105 - a file's name
 LOOPBACK = "127.0.0.1"
@@ -61,6 +66,7 @@ class Gateway:
         self._output = output or sys.stderr
         self._commands = commands or celery_commands
         self._wants_dashboard = has_flower() if dashboard is None else dashboard
+        self._store: EmbeddedStore | None = None
 
     def run(self) -> int:
         """Run until SIGINT, SIGTERM or SIGHUP; 0 after a clean end.
@@ -76,7 +82,7 @@ class Gateway:
             try:
                 with Supervisor(self._say, LockFile(data_dir / "guard.lock")) as supervisor:
                     self._bring_up(supervisor)
-                    supervisor.run()
+                    self._go_on(supervisor)
             finally:
                 (data_dir / GATEWAY_FILE).unlink(missing_ok=True)
         return 0
@@ -91,16 +97,25 @@ class Gateway:
         live = self._start_store(supervisor)
         if live is None:
             return
-        write_private(live.data_dir / GATEWAY_FILE, json.dumps(gateway_record(live)))
+        self._tell_producers(supervisor, live)
         environment = child_environment(live, os.environ)
         children = [Child.of(command) for command in self._commands(live, environment)]
         dashboard = dashboard_of(live, environment) if self._wants_dashboard else None
         if dashboard is not None:
             supervisor.add(Child.of(flower_command(dashboard)))
+        self._wait_for_orphan(supervisor, live)
         for child in children:
             supervisor.add(child)
         if supervisor.wait_up(children):
             self._say(ready_notice(live, dashboard, to_a_person=self._output.isatty()))
+
+    def _go_on(self, supervisor: Supervisor) -> None:
+        """Keep all of it alive until a signal asks for the end; after a full disk, look whether there is room again."""
+        while not supervisor.stop_asked:
+            short = self._store is not None and self._store.short_of_disk
+            supervisor.pump(DISK_LOOK_S if short else None)
+            if self._store is not None:
+                self._store.refill_ballast()
 
     def _start_store(self, supervisor: Supervisor) -> Settings | None:
         """The settings with the store's address; None if a signal came before the store was ready."""
@@ -110,6 +125,7 @@ class Gateway:
         store = EmbeddedStore(
             self.settings.data_dir, appendfsync=fsync, say=lambda line: self._say(f"{'gateway':<9} | {line}")
         )
+        self._store = store
         store.end_orphan()
         supervisor.add(Child("store", store.start, rank=STORE_RANK, last_words=store.last_words))
         while not store.is_ready():
@@ -119,9 +135,33 @@ class Gateway:
         max_bytes = self.settings.max_bytes or default_max_bytes(store.maxmemory)
         return self.settings.model_copy(update={"redis_url": SecretStr(store.url), "max_bytes": max_bytes})
 
+    def _tell_producers(self, supervisor: Supervisor, live: Settings) -> None:
+        """Write what they need to know; on a full disk, where a killed gateway's file won't do, once there is room."""
+        path, text, said = live.data_dir / GATEWAY_FILE, json.dumps(gateway_record(live)), False
+        while not _holds(path, text) and not supervisor.stop_asked:
+            try:
+                write_private(path, text)
+            except OSError as error:
+                if not said:
+                    self._say(f"{'gateway':<9} | {path} can't be written ({error.strerror}); it is tried again")
+                said = True
+                supervisor.pump(DISK_POLL_S)
+
+    def _wait_for_orphan(self, supervisor: Supervisor, live: Settings) -> None:
+        """Let a worker finish that has outlived its supervisor and their guard: it was told to end as they died."""
+        if is_running(live.runtime_dir, live.node):
+            self._say(f"{'gateway':<9} | the worker of an earlier gateway finishes what it sends; it is waited for")
+        deadline = time.monotonic() + WORKER_GRACE_S
+        while is_running(live.runtime_dir, live.node) and time.monotonic() < deadline and not supervisor.stop_asked:
+            supervisor.pump(ORPHAN_POLL_S)
+
     def _say(self, line: str) -> None:
         with suppress(OSError):  # the reader of our output went away: the gateway goes on
             print(line, file=self._output, flush=True)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
 
 
 @contextmanager

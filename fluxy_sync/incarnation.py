@@ -35,6 +35,20 @@ def _lock(path: Path, *, with_children: bool) -> IO[str] | None:
     return file
 
 
+def is_running(runtime_dir: Path, node: str) -> bool:
+    """Whether a worker of this node name lives on this machine."""
+    if not runtime_dir.exists():
+        return False
+    node_lock = _lock(_node_path(runtime_dir, node), with_children=False)
+    if node_lock is not None:
+        node_lock.close()
+    return node_lock is None
+
+
+def _node_path(runtime_dir: Path, node: str) -> Path:
+    return runtime_dir / f"{node}.node"
+
+
 class Incarnation:
     """One life of one worker: a UUID whose file stays locked as long as any of its processes lives.
 
@@ -55,7 +69,7 @@ class Incarnation:
         self._dir = runtime_dir
         self.id = uuid.uuid4().hex
         # Not for the children: a pool that outlives its parent for a moment must not keep the next one from starting.
-        node_lock = _lock(runtime_dir / f"{node}.node", with_children=False)
+        node_lock = _lock(_node_path(runtime_dir, node), with_children=False)
         if node_lock is None:
             raise ConfigError(
                 f"a worker named {node} is running on this machine already; stop it, or set another FLUXY_SYNC_NODE"
@@ -124,7 +138,9 @@ class Incarnation:
         self._path(incarnation).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """The worker ends in order: it leaves nothing to clean up."""
+        """The worker and its pool have ended in order: nothing is left to clean up. Celery may say so twice."""
+        if self._own_lock.closed:
+            return
         self._path(self.id).unlink(missing_ok=True)
         self._own_lock.close()
         self._node_lock.close()

@@ -344,9 +344,12 @@ class StewardStep(bootsteps.StartStopStep):
         except ConfigError as error:
             give_up_on(error)
         worker.app.fluxy_runtime = runtime
-        # A receiver that only lives here would be collected: signals hold it weakly.
+        # Receivers that only live here would be collected: signals hold them weakly.
         self._on_shutdown = lambda **_: setattr(runtime.incarnation, "closing", True)
         signals.worker_shutting_down.connect(self._on_shutdown)
+        # Not by stop(), which comes before the pool's: it may still finish a request, under this node's name.
+        self._on_end = lambda **_: runtime.incarnation.close()
+        signals.worker_shutdown.connect(self._on_end)
 
     def start(self, worker: Any) -> None:
         self._steward = Steward(worker.app.fluxy_runtime, worker)
@@ -359,6 +362,5 @@ class StewardStep(bootsteps.StartStopStep):
     def stop(self, worker: Any) -> None:
         worker.app.fluxy_runtime.incarnation.closing = True
         self._steward.stop()
-        worker.app.fluxy_runtime.incarnation.close()
 
     terminate = stop

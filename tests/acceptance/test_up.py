@@ -108,6 +108,31 @@ def test_the_supervisor_is_killed_and_started_again(up: Up, upstream: Upstream, 
     wait_until(lambda: pending(producer) == 0)
 
 
+def test_supervisor_and_guard_are_killed_together(up: Up, upstream: Upstream, producer: FluxySync) -> None:
+    """The worker that they leave ends in its own time: the next start waits for that, and comes up by itself."""
+    upstream.start()
+    upstream.script("/first", ["stall", 201])
+    up.start()
+    wait_until(lambda: accepts_first(producer), 30)
+    wait_until(lambda: [r for r in upstream.requests() if r["path"] == "/first"])
+    worker = up.children()["worker"]
+    assert up.process is not None
+    supervisor = psutil.Process(up.process.pid)
+    supervisor.suspend()  # else it may start another guard before it dies, too, and that one ends the worker
+    for child in supervisor.children():
+        if "guard.py" in " ".join(child.cmdline()):
+            child.kill()
+    up.process.kill()
+    up.process.wait()
+    up.start()
+    wait_until(lambda: "it is waited for" in up.log_path.read_text(), 20)
+    assert is_alive(worker)
+    upstream.release(201)
+    wait_until(lambda: accepts(producer), 20)
+    wait_until(lambda: any(r["path"] == "/early" for r in upstream.requests()), 30)
+    assert up.process.poll() is None
+
+
 def accepts_first(producer: FluxySync) -> bool:
     with contextlib.suppress(StorageUnavailable):
         producer.queue("POST", "/first", body={"n": 0}, id="first")
@@ -138,6 +163,17 @@ def test_each_child_is_started_again(up: Up, upstream: Upstream, producer: Fluxy
         wait_until(lambda n=n: queued(producer, n), 20)
         wait_until(lambda n=n: any(r["path"] == f"/{n}" for r in upstream.requests()), 30, f"/{n} after {role} died")
     assert [r["path"] for r in upstream.requests()] == ["/early", "/0", "/1", "/2"]
+
+
+def test_the_ballast_comes_back_while_it_runs(up: Up, upstream: Upstream, producer: FluxySync) -> None:
+    """The disk was full, and has room again: the ballast is laid without a restart, for the next time."""
+    upstream.start()
+    up.start()
+    wait_until(lambda: accepts(producer), 30)
+    ballast = up.data / "ballast"
+    size = ballast.stat().st_size
+    os.truncate(ballast, 0)
+    wait_until(lambda: accepts(producer) and ballast.stat().st_size == size > 0, 20)
 
 
 def queued(producer: FluxySync, n: int) -> bool:
