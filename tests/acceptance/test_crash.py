@@ -1,4 +1,8 @@
-"""Crashes: whatever is killed, nothing is lost, doubled with another key, or reordered."""
+"""Crashes: whatever is killed, nothing is lost, doubled with another key, or reordered.
+
+No claim of a dead process is waited for. How soon it goes on is measured where nothing runs beside it:
+``make chaos ARGS=restart``.
+"""
 
 import os
 import signal
@@ -10,6 +14,7 @@ import pytest
 
 from fluxy_sync import FluxySync
 from fluxy_sync.embedded import EmbeddedStore
+from fluxy_sync.journal.journal import CLAIM_S
 from tests.conftest import Gateway, wait_until
 from tests.upstream import Upstream
 
@@ -20,8 +25,8 @@ def in_flight(upstream: Upstream, path: str) -> dict[str, object]:
     return found
 
 
-def test_a_killed_worker_is_replaced_within_two_seconds(gateway: Gateway, upstream: Upstream) -> None:
-    """kill -9 in mid-request: sent again within 2 s of the new worker's exec, with the same key; order holds."""
+def test_a_killed_worker_is_replaced(gateway: Gateway, upstream: Upstream) -> None:
+    """kill -9 in mid-request: sent again by the new worker, long before the claim ends, with the same key; in order."""
     upstream.start()
     upstream.script("/first", ["stall", 201])
     gateway.start("worker", "beat")
@@ -37,7 +42,7 @@ def test_a_killed_worker_is_replaced_within_two_seconds(gateway: Gateway, upstre
     paths = [(r["path"], r["key"]) for r in upstream.requests()]
     assert paths[:2] == [("/first", first.id), ("/first", first.id)]
     assert paths[2][0] == "/second"
-    assert upstream.requests()[1]["t"] - started < 2.0
+    assert upstream.requests()[1]["t"] - started < CLAIM_S / 2
     assert len({r["body"] for r in upstream.requests()[:2]}) == 1
 
 
@@ -55,7 +60,7 @@ def test_a_killed_pool_process_gives_its_lane_back(gateway: Gateway, upstream: U
     os.kill(holder, signal.SIGKILL)
     wait_until(lambda: sync.status().pending == 0)
     assert len(upstream.requests()) == 2
-    assert upstream.requests()[1]["t"] - killed < 3.0
+    assert upstream.requests()[1]["t"] - killed < CLAIM_S / 2
 
 
 def test_everything_dies_at_once(upstream: Upstream, gateway: Gateway, tmp_path: Path) -> None:

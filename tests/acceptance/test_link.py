@@ -1,4 +1,7 @@
-"""The main job: the link goes, operations wait; the link comes back, they arrive in order."""
+"""The main job: the link goes, operations wait; the link comes back, they arrive in order.
+
+How soon is measured where nothing runs beside it: ``make chaos ARGS=link-back``.
+"""
 
 import itertools
 import json
@@ -45,7 +48,7 @@ def test_a_thousand_operations_wait_for_the_link_and_arrive_in_order(
     back = time.time()
     wait_until(lambda: sync.status().pending == 0, 60)
     received = upstream.requests()
-    assert received[0]["t"] - back < 1.5
+    assert received[0]["t"] - back < sync.settings.probe_interval_s, "it was not the link's return that woke them"
     # What one producer queued on a lane has an order that is known outside the store.
     for record in records:
         accepted = accepted_of(record)
@@ -53,25 +56,6 @@ def test_a_thousand_operations_wait_for_the_link_and_arrive_in_order(
         verdict = judge(accepted, [r for r in received if r["key"] in ids])
         assert verdict.ok, str(verdict)
     assert len(received) == 1000
-
-
-def test_the_first_arrives_soon_after_each_return(gateway: Gateway, upstream: Upstream) -> None:
-    """Whenever in the second the link comes back: the first operation is there within 1.5 s, without any new write."""
-    gateway.start("worker", "beat")
-    sync = FluxySync(gateway.settings())
-    waits = []
-    for phase in (0.0, 0.2, 0.4, 0.6, 0.8):
-        upstream.stop()
-        sync.queue("POST", "/again", body={})
-        wait_until(lambda: sync.status().gate == "offline")
-        earlier, since = len(upstream.requests()), time.monotonic()
-        wait_until(lambda since=since, phase=phase: time.monotonic() - since > phase)
-        upstream.start()
-        back = time.time()
-        wait_until(lambda earlier=earlier: len(upstream.requests()) > earlier)
-        waits.append(upstream.requests()[earlier]["t"] - back)
-        wait_until(lambda: sync.status().pending == 0)
-    assert max(waits) < 1.5, waits
 
 
 def test_it_wakes_by_itself_without_beat(gateway: Gateway, upstream: Upstream) -> None:

@@ -5,6 +5,7 @@ import os
 import pkgutil
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,7 @@ def main(names: tuple[str, ...], seed: int | None, full: bool, keep: Path | None
 
     Exit codes: 0 every promise held, 1 one was broken, 2 wrong usage.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a trial ends its processes
     load()
     if unknown := [name for name in names if name not in TRIALS]:
         raise click.UsageError(f"no such trial: {', '.join(unknown)}; --list shows them")
