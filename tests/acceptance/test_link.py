@@ -48,7 +48,7 @@ def test_a_thousand_operations_wait_for_the_link_and_arrive_in_order(
     back = time.time()
     wait_until(lambda: sync.status().pending == 0, 60)
     received = upstream.requests()
-    assert received[0]["t"] - back < sync.settings.probe_interval_s, "it was not the link's return that woke them"
+    assert received[0]["t"] - back < gateway.settings().probe_interval_s, "it was not the link's return that woke them"
     # What one producer queued on a lane has an order that is known outside the store.
     for record in records:
         accepted = accepted_of(record)

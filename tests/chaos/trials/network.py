@@ -119,7 +119,7 @@ def link_lost(run: Run) -> None:
         stage.gateway.start(*WORKERS, "beat")
         for name in ("p1", "p2"):
             stage.produce(name, [f"{name}-{lane}" for lane in range(LANES // 2)], every_s=0.02)
-        for _ in range(run.scale(2, 40)):
+        for _ in range(run.scale(1, 40)):
             for link in ("refused", "silent", "no-answers", "no-requests"):
                 worst[link] = max(worst.get(link, 0), lose_link_once(run, stage, proxy, link))
         stage.end_producers()
