@@ -88,6 +88,9 @@ def go_through_faults(run: Run, proxy: Proxy, upstream: Upstream) -> int:
     return begun
 
 
+WAYS_TO_LOSE_IT = ("refused", "silent", "no-answers", "no-requests")
+
+
 class Attempts:
     """Tries of operations that failed, by worker process, as the workers' logs tell."""
 
@@ -120,7 +123,7 @@ def link_lost(run: Run) -> None:
         for name in ("p1", "p2"):
             stage.produce(name, [f"{name}-{lane}" for lane in range(LANES // 2)], every_s=0.02)
         for _ in range(run.scale(1, 40)):
-            for link in ("refused", "silent", "no-answers", "no-requests"):
+            for link in run.chance.sample(WAYS_TO_LOSE_IT, run.scale(2, len(WAYS_TO_LOSE_IT))):
                 worst[link] = max(worst.get(link, 0), lose_link_once(run, stage, proxy, link))
         stage.end_producers()
         stage.drain()
