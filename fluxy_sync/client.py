@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from fluxy_sync.app import cancel_anywhere, create_app, default_app
@@ -102,7 +103,7 @@ class FluxySync:
         id: str | None = None,
         once: str | None = None,
         countdown: float | None = None,
-        expires: float | None = None,
+        expires: float | datetime | None = None,
         policy: RetryPolicy | None = None,
         on_dead: OnDead | None = None,
         outcomes: Mapping[Any, str] | None = None,
@@ -120,7 +121,8 @@ class FluxySync:
                 returns that one and accepts nothing.
             countdown: seconds before which it, and what follows on its lane, isn't sent.
             expires: seconds after which it isn't sent any more but becomes a dead letter; in journal time, which
-                stands still while the gateway is off.
+                stands still while the gateway is off. Or a date (without a zone: UTC), which counts only while this
+                machine's clock agrees with the upstream's.
             on_dead: 'go_on', or 'halt': if it becomes a dead letter, its lane waits until a person replays or drops it.
             outcomes: what an answer means for this one, e.g. ``{"DELETE 404": "delivered", 423: "retry"}``.
             keep_result: keep its answer for ``get()``.

@@ -1,6 +1,5 @@
 """One HTTP exchange -> Outcome."""
 
-import email.utils
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
 
 from fluxy_sync.credentials import Credentials, credentials_of
+from fluxy_sync.expiry import UpstreamClock, http_date
 from fluxy_sync.flight import (
     NETWORK_ERRORS,
     ClaimEnded,
@@ -138,16 +138,8 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
         return None
     if value.strip().isdecimal():
         return min(float(value), RETRY_AFTER_CAP_S)
-    at = _http_date(value)
+    at = http_date(value)
     return None if at is None else min(max(0.0, (at - now).total_seconds()), RETRY_AFTER_CAP_S)
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        at = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def what_happened(error: Exception, *, wrote: bool = True) -> NoConnection | Lost | Unsendable:
@@ -195,7 +187,7 @@ class _Got(msgspec.Struct, frozen=True):
         value = self.headers.get("Retry-After")
         if value is None:
             return None
-        return retry_after_s(value, _http_date(self.headers.get("Date", "")) or datetime.now(UTC))
+        return retry_after_s(value, http_date(self.headers.get("Date", "")) or datetime.now(UTC))
 
 
 class Delivery:
@@ -206,6 +198,7 @@ class Delivery:
         credentials: the gateway's; made from the settings, for this process alone, where they aren't given.
 
     Attributes:
+        clock: what the upstream's answers say of this machine's.
         confirm: tells whether it is the upstream that answers now; asked where an answer may be a captive portal's.
 
     Raises:
@@ -215,6 +208,7 @@ class Delivery:
     def __init__(self, settings: Settings, credentials: Credentials | None = None) -> None:
         self._settings = settings
         self.upstream = settings.upstream_url
+        self.clock = UpstreamClock()
         self.origin = origin_of(self.upstream)
         self._tls = Tls.of(settings)
         self._credentials = credentials or credentials_of(settings, self._tls)
@@ -313,7 +307,10 @@ class Delivery:
         return got
 
     def _exchange(self, prepared: requests.PreparedRequest) -> _Got:
-        response = self._adapter(origin_of(str(prepared.url))).send(prepared)
+        origin = origin_of(str(prepared.url))
+        response = self._adapter(origin).send(prepared)
+        if origin == self.origin:
+            self.clock.note(response.headers.get("Date", ""))
         for hook in prepared.hooks["response"]:  # a user's AuthBase wants to see it, and may answer a challenge
             response = hook(response) or response
         return _Got(response.status_code, response.headers, read_body(response))

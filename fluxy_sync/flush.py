@@ -202,17 +202,29 @@ class Flush:
 
     def _open(self, claim: Claim, stored: StoredRecord) -> Operation | Outcome:
         """The operation, or what becomes of it unopened."""
-        if stored.expires_ms and self._journal_ms >= stored.expires_ms:
-            return outcome_of(Expired())
+        expired = outcome_of(Expired()) if stored.expires_ms and self._journal_ms >= stored.expires_ms else None
         try:
             operation: Operation = self._engine.open(stored, claim.lane)
         except UnknownKey as error:
-            return outcome_of(Unsealable(error.key_id))
+            return expired or outcome_of(Unsealable(error.key_id))
         except CorruptRecord:
-            return outcome_of(Unsealable())
+            return expired or outcome_of(Unsealable())
+        if self._has_expired(operation, by_time=expired is not None):
+            return outcome_of(Expired())
         if not isinstance(self._app.tasks.get(operation.task), SyncTask):
             return outcome_of(UnknownTask(operation.task))
         return operation
+
+    def _has_expired(self, operation: Operation, *, by_time: bool) -> bool:
+        """By a date where one was given and the upstream tells the time; else by journal time."""
+        if operation.deadline is None or not self._engine.settings.upstream:
+            return by_time
+        clock = self._engine.delivery.clock
+        if clock.wants_answer():
+            found = self._link.probe()
+            clock.note(found.date if found.online else "")
+        passed = clock.has_passed(operation.deadline)
+        return by_time if passed is None else passed
 
     def _stamp(self, claim: Claim, stored: StoredRecord, operation: Operation, retries: int) -> Stamp:
         # Both only grow: their sum names each form under which the operation went out.

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import CorruptRecord, InvalidOperation
+from fluxy_sync.errors import CorruptRecord, InvalidOperation, SealError
 from fluxy_sync.journal import DeadLetter, Inventory, StoredRecord, Waiting
 from fluxy_sync.journal.inventory import PAGE_LETTERS, PAUSED, End, LetterBody
 from fluxy_sync.journal.record import INVALID, REFUSED, parse
 from fluxy_sync.operation import DEFAULT_LANE, OWN_LANE_MARK, Operation, check_size, encode_body
+from fluxy_sync.outcome import EXPIRED
 
 REPLAYING = "replaying"
 REPLAYING_S = 30.0  # a long replay that was killed half-way holds its lane no longer than this
@@ -166,18 +167,34 @@ class Maintenance:
             return self._replay_edited(list(letters), end, body)
         parts: Iterator[Part]
         if ids is None:
-            parts = ((letter, b"") for letter in letters if not _was_refused(letter))
+            parts = ((letter, self._without_date(letter)) for letter in letters if not _was_refused(letter))
         else:
             parts = iter([(letter, self._accepted(letter)) for letter in letters])
         self.note("replay", "all" if ids is None else ", ".join(ids if not isinstance(ids, str) else [ids]))
         return self._replay_at_head(parts) if end == "head" else self._replay_at_tail(parts)
 
     def _accepted(self, letter: DeadLetter) -> bytes:
-        """Another sealed part for one that was refused, with which it is accepted; none for the others."""
+        """Another sealed part for one that was refused, with which it is accepted; for the others see below."""
         if not _was_refused(letter):
-            return b""
+            return self._without_date(letter)
         operation = self._open_refused(letter)
         return b"" if operation is None else self._engine.seal_bytes(operation, letter.lane, letter.id)
+
+    def _without_date(self, letter: DeadLetter) -> bytes:
+        """Another sealed part for one whose date has passed, or it would expire again; none for the others.
+
+        Who lacks the key can't look: there it does expire again.
+        """
+        if letter.reason != EXPIRED or not self._engine.settings.key_texts:
+            return b""
+        whole = self.inventory.letter(letter.member)
+        try:
+            operation = None if whole is None else self._engine.open(parse(whole.record), letter.lane)
+        except SealError:
+            return b""  # it says so itself when its turn comes
+        if operation is None or operation.deadline is None:
+            return b""
+        return self._engine.seal_bytes(msgspec.structs.replace(operation, deadline=None), letter.lane, letter.id)
 
     def _open_refused(self, letter: DeadLetter) -> Operation | None:
         if letter.reason == INVALID:

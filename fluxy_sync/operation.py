@@ -37,11 +37,24 @@ class JsonBody(bytes):
     """A body that is JSON text already (RFC 8259): sent byte for byte, as application/json."""
 
 
+class Deadline(msgspec.Struct, frozen=True, array_like=True):
+    """A date after which an operation isn't sent any more.
+
+    ``at`` is in seconds since 1970; ``machine`` names the boot of the machine that took the operation in, and
+    ``booted_at`` is when that was (seconds since 1970), as its wall clock said then.
+    """
+
+    at: float
+    machine: str
+    booted_at: float
+
+
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is sealed: a task and its arguments. For ``sync_op``: method, path, headers and body of one request.
 
     ``options`` holds Celery's own message options (links, chain, group ...) as JSON text; ``generation`` counts the
-    times the body was changed after it was accepted; ``outcomes`` overrides rows of the outcome table.
+    times the body was changed after it was accepted; ``outcomes`` overrides rows of the outcome table; ``deadline`` is
+    an expiry that was given as a date.
     """
 
     args: tuple[Any, ...] = msgspec.field(default=(), name="a")
@@ -51,6 +64,7 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
     options: str = msgspec.field(default="", name="o")
     generation: int = msgspec.field(default=0, name="g")
     outcomes: dict[str, str] = msgspec.field(default_factory=dict, name="u")
+    deadline: Deadline | None = msgspec.field(default=None, name="x")
 
     def encode(self) -> bytes:
         """Serialise to MessagePack.

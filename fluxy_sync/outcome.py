@@ -8,6 +8,7 @@ import msgspec
 from fluxy_sync.errors import InvalidOperation
 from fluxy_sync.operation import METHODS, Outcome, Verdict
 
+EXPIRED = "expired"
 RETRYABLE = frozenset({408, 425, 429})
 OVERRIDES = (Verdict.DELIVERED, Verdict.RETRY, Verdict.DEAD)
 _RULE = re.compile(r"(?:([A-Z]+) )?([1-5](?:xx|[0-9]{2}))")
@@ -94,7 +95,7 @@ def outcome_of(happened: Happened, method: str = "", *rules: Rules) -> Outcome:
         case NoCredentials(reason):
             return Outcome(Verdict.UNAUTHORIZED, reason)
         case Expired():
-            return Outcome(Verdict.DEAD, "expired")
+            return Outcome(Verdict.DEAD, EXPIRED)
         case Unsealable(""):
             return Outcome(Verdict.DEAD, "corrupt")
         case Unsealable(key_id):

@@ -3,11 +3,13 @@
 import contextlib
 import contextvars
 import logging
+import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NoReturn
 
+import msgspec
 from celery import Task
 from celery._state import get_current_worker_task
 from celery.exceptions import Ignore, Reject, Retry
@@ -17,11 +19,13 @@ from kombu.utils.json import dumps, loads
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, InvalidOperation, Unreachable
+from fluxy_sync.expiry import deadline_at
 from fluxy_sync.journal import NewRecord
 from fluxy_sync.journal.record import INVALID
 from fluxy_sync.operation import (
     DEFAULT_LANE,
     SYNC_OP,
+    Deadline,
     Operation,
     Outcome,
     Verdict,
@@ -40,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 DETAIL_CHARACTERS = 4096
 FARTHEST_S = 1e9  # about 30 years
+SOONEST_S = 0.001  # what has expired already does so at once; 0 would mean never
 _UNSET: Any = object()
 
 # Celery's message options that travel with an operation; the others mean something only to a broker.
@@ -227,26 +232,33 @@ class SyncTask(Task):
         self._check_types(args, kwargs, policy)
         args, kwargs = self.canonical(args, kwargs)
         refuse_steps(options)
+        expires_s, deadline = self._expiry(expires)
         operation = Operation(
-            args, kwargs, self.name, policy, self._carry(options), outcomes=check_rules(outcomes) if outcomes else {}
-        )
+            args, kwargs, self.name, policy, self._carry(options),
+            outcomes=check_rules(outcomes) if outcomes else {}, deadline=deadline,
+        )  # fmt: skip
         return self.engine.seal(
             operation,
             lane,
             operation_id,
             refused=refused,
             countdown_s=_seconds_until(eta if eta is not None else countdown, "eta"),
-            expires_s=self._expires_s(expires),
+            expires_s=expires_s,
             halt=self._halts(on_dead),
             once=b"" if once is None else self.engine.once_hash(check_once(once)),
         )
 
-    def _expires_s(self, expires: float | datetime | str | None) -> float:
-        """Seconds that the operation may wait; its own, its task's, then the settings' say."""
+    def _expiry(self, expires: float | datetime | str | None) -> tuple[float, Deadline | None]:
+        """Seconds that the operation may wait, by its own, its task's, or the settings' word; and the date, if any."""
         if expires is None:
             expires = self.expires if self.expires is not None else self.engine.settings.expires_s or None
-        # 0 would mean never: what has expired already does so at once.
-        return 0.0 if expires is None else max(0.001, _seconds_until(expires, "expires"))
+        if expires is None:
+            return 0.0, None
+        if not isinstance(expires, (str, datetime)):
+            return max(SOONEST_S, _seconds_until(expires, "expires")), None
+        # By a clock that hasn't been set yet, a date is farther than anybody may wait.
+        seconds = _seconds_until(expires, "expires", farthest_s=math.inf)
+        return min(max(SOONEST_S, seconds), FARTHEST_S), deadline_at(_date_of(expires))
 
     def _halts(self, on_dead: object) -> bool:
         chosen = on_dead or self.on_dead or self.engine.settings.on_dead
@@ -307,12 +319,15 @@ class SyncTask(Task):
         self, now: UnderWay, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
     ) -> Any:
         """``self.retry`` calls ``apply_async`` again with the same id: that is a retry settlement."""
-        eta = options.get("eta")
+        eta, old = options.get("eta"), now.operation
+        try:
+            args, kwargs = self.canonical(args, kwargs)
+        except InvalidOperation as error:  # of which Celery makes a Reject
+            now.outcome = Outcome(Verdict.DEAD, _code(error), detail=str(error).encode())
+            raise
         now.retry_pause_s = _seconds_until(eta if eta is not None else options.get("countdown"), "eta")
-        args, kwargs = self.canonical(args, kwargs)
-        old = now.operation
         if (args, kwargs) != (tuple(old.args), old.kwargs):
-            now.replacement = Operation(args, kwargs, old.task, old.policy, old.options, old.generation + 1)
+            now.replacement = msgspec.structs.replace(old, args=args, kwargs=kwargs, generation=old.generation + 1)
         return self.AsyncResult(now.id)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -365,19 +380,21 @@ def _redacted(error: BaseException | None) -> DeliveryFailed:
     return error if isinstance(error, DeliveryFailed) else DeliveryFailed(_code(error))
 
 
-def _seconds_until(when: float | datetime | str | None, name: str) -> float:
+def _date_of(when: datetime | str) -> datetime:
+    at = datetime.fromisoformat(when) if isinstance(when, str) else when
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _seconds_until(when: float | datetime | str | None, name: str, *, farthest_s: float = FARTHEST_S) -> float:
     """Seconds from now, 0 for none or past."""
     if when is None:
         return 0.0
     try:
-        if isinstance(when, str):
-            when = datetime.fromisoformat(when)
-        if isinstance(when, datetime):
-            aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-            seconds = (aware - datetime.now(UTC)).total_seconds()
+        if isinstance(when, (str, datetime)):
+            seconds = (_date_of(when) - datetime.now(UTC)).total_seconds()
         else:
             seconds = float(when)
-        if not seconds < FARTHEST_S:  # NaN, too
+        if not seconds < farthest_s:  # NaN, too
             raise ValueError
         return max(0.0, seconds)
     except (TypeError, ValueError):

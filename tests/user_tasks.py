@@ -1,11 +1,12 @@
 """A user's own tasks, loaded into the shipped worker by FLUXY_SYNC_IMPORTS."""
 
+import json
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
-from fluxy_sync import RetryPolicy, SyncTask, Unreachable
+from fluxy_sync import HttpTask, RetryPolicy, SyncTask, Unreachable
 from fluxy_sync.app import default_app
 
 app = default_app()
@@ -51,3 +52,12 @@ def again(self: SyncTask, word: str) -> None:
     note(f"again {word} {self.request.retries}")
     if self.request.retries < 2:
         raise LookupError(f"not yet: {word}")
+
+
+@app.task(name="user.reworded", base=HttpTask, bind=True)
+def reworded(self: HttpTask, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+    """Changes its own body, once, before it is sent: where that can't be, into what can't be sent."""
+    if self.request.retries == 0:
+        was = json.loads(body)
+        self.retry(args=(method, path), kwargs={"body": {"was": was if was["n"] else object()}}, countdown=0.1)
+    return self.send(method, path, body, headers)

@@ -1,14 +1,13 @@
 """One gateway under examination: each fact asked for once, and what earlier checks found."""
 
-import email.utils
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC
 from typing import Any
 
 from fluxy_sync.connectivity import Probe, ProbeResult
 from fluxy_sync.engine import Engine
+from fluxy_sync.expiry import http_date
 from fluxy_sync.journal import Journal, Snapshot, Store, connect
 from fluxy_sync.settings import GATEWAY_FILE, Settings
 
@@ -71,16 +70,8 @@ class Probed:
         self.result: ProbeResult = probe.ask()
         self.took_s = time.monotonic() - started
         # A portal's clock says nothing; a Date is cut to whole seconds (RFC 9110, 6.6.1), and came half-way.
-        sent = _date(self.result.date) if self.result.reason != "captive-portal" else None
-        self.upstream_ahead_s = None if sent is None else sent + 0.5 - (self.at + self.took_s / 2)
-
-
-def _date(text: str) -> float | None:
-    try:
-        at = email.utils.parsedate_to_datetime(text)
-        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
+        sent = http_date(self.result.date) if self.result.reason != "captive-portal" else None
+        self.upstream_ahead_s = None if sent is None else sent.timestamp() + 0.5 - (self.at + self.took_s / 2)
 
 
 def is_of_gateway(settings: Settings) -> bool:

@@ -17,7 +17,7 @@ import pytest
 import redis
 from celery import Celery, chain, group
 
-from fluxy_sync import FluxySync, InvalidOperation, RetryPolicy, create_app, install
+from fluxy_sync import FluxySync, HttpTask, InvalidOperation, RetryPolicy, SyncTask, create_app, install
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.sealing import REDACTED, register_vault
 from fluxy_sync.vault import Vault, new_key
@@ -238,6 +238,45 @@ def test_what_has_expired_is_not_sent(app: Celery, sync: FluxySync, server: Upst
     assert all(r["path"] != "/expired" for r in server.requests())
 
 
+def test_a_date_may_be_given_and_a_person_may_send_it_nevertheless(
+    app: Celery, sync: FluxySync, server: Upstream
+) -> None:
+    """What wasn't sent by its date is a dead letter; replayed by a person it is sent, whatever the date."""
+    sync.pause("dates")
+    soon, later = (datetime.now(UTC) + timedelta(seconds=s) for s in (1, 3600))
+    late = sync.queue("POST", "/too-late", lane="dates", expires=soon)
+    sync.queue("POST", "/in-time", lane="dates", expires=later)
+    wait_until(lambda: datetime.now(UTC) > soon)
+    sync.resume("dates")
+    arrived(server, "/in-time")
+    assert [letter.reason for letter in sync.dead_letters() if letter.id == late.id] == ["expired"]
+    assert sync.replay(late.id) == 1
+    arrived(server, "/too-late")
+
+
+def test_what_a_task_changes_of_itself_leaves_the_rest_as_it_was(
+    app: Celery, sync: FluxySync, server: Upstream
+) -> None:
+    """``self.retry`` with other arguments: the operation's own outcomes hold for what is sent then."""
+    server.script("/reworded", [418] * 9)
+    task = remote_task(app, "user.reworded", HttpTask)
+    task.apply_async(
+        ("POST", "/reworded"), {"body": {"n": 1}}, lane="reworded", outcomes={418: "delivered"}, task_id="rw"
+    )
+    wait_until(lambda: sync.operation("rw", "reworded").state == "gone")
+    (request,) = [r for r in server.requests() if r["path"] == "/reworded"]
+    assert json.loads(request["body"]) == {"was": {"n": 1}}
+    assert request["key"] == "rw.1"
+
+
+def test_a_task_that_changes_itself_into_what_cannot_be_sent_is_a_dead_letter(app: Celery, sync: FluxySync) -> None:
+    """``self.retry`` with arguments that are refused: it isn't tried again as it was, and blocks no lane."""
+    task = remote_task(app, "user.reworded", HttpTask)
+    task.apply_async(("POST", "/reworded-badly"), {"body": {"n": 0}}, lane="badly", task_id="badly")
+    wait_until(lambda: sync.operation("badly", "badly").state == "dead")
+    assert [letter.reason for letter in sync.dead_letters() if letter.id == "badly"] == ["InvalidOperation"]
+
+
 def test_links_are_called_sync_tasks_and_others(app: Celery, server: Upstream, running: Gateway) -> None:
     """A link that is a SyncTask goes through the journal, a plain task through the broker; sealed both ways."""
     task = app.tasks[SYNC_OP]
@@ -317,15 +356,14 @@ def test_celerys_own_retry_options_hold_for_sync_tasks(app: Celery, running: Gat
     assert "retry-marker" not in running.log("worker")
 
 
-def remote_task(app: Celery, name: str) -> Any:
+def remote_task(app: Celery, name: str, base: type[SyncTask] = SyncTask) -> Any:
     """The worker's task as a producer knows it: by its name alone."""
-    from fluxy_sync import SyncTask
 
-    def elsewhere(*args: Any) -> None:
+    def elsewhere(*args: Any, **kwargs: Any) -> None:
         """Its body is the worker's."""
 
     if name not in app.tasks:
-        app.task(name=name, base=SyncTask, shared=False)(elsewhere)
+        app.task(name=name, base=base, shared=False)(elsewhere)
     return app.tasks[name]
 
 

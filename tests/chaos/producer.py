@@ -10,6 +10,7 @@ import json
 import os
 import random
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ class Producer:
         self._lanes: list[str] = options.lanes.split(",")
         self._until: Path = options.until
         self._expires: float = options.expires
+        self._deadline: datetime | None = options.deadline
         self._policy = RetryPolicy(base_s=min(1.0, options.cap), cap_s=options.cap) if options.cap else None
         self._record = record
         self._chance = random.Random(options.name)
@@ -49,7 +51,9 @@ class Producer:
     def _operation(self, n: int) -> dict[str, Any]:
         lane = self._chance.choice(self._lanes)
         body = {"lane": lane, "n": n, "secret": MARKER}
-        expires = self._expires if self._expires and n % 10 == 9 else None
+        expires: float | datetime | None = self._expires if self._expires and n % 10 == 9 else None
+        if self._deadline is not None and n % 10 == 8:
+            expires = self._deadline
         operation = {"method": "POST", "path": f"/{lane}", "body": body, "lane": lane, "id": new_operation_id()}
         return operation | {"expires": expires, "policy": self._policy}
 
@@ -85,6 +89,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--every", type=float, default=0.02)
     parser.add_argument("--expires", type=float, default=0.0, help="of every tenth operation, seconds; 0: never")
+    parser.add_argument("--deadline", type=datetime.fromisoformat, help="of every tenth operation, a date")
     parser.add_argument("--cap", type=float, default=0.0, help="longest pause between tries; 0: the default policy")
     options = parser.parse_args()
     text = options.record.read_text() if options.record.exists() else ""

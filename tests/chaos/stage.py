@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,17 +107,18 @@ class Stage:
         count: int = 0,
         expires_s: float = 0.0,
         cap_s: float = 0.0,
+        deadline: datetime | None = None,
     ) -> None:
         """Start a producer with lanes of its own; without a count it goes on until ``end_producers``.
 
-        Every tenth of its operations expires after ``expires_s``, if that is given; ``cap_s`` is the longest pause
-        between two tries, where it isn't the default one.
+        Every tenth of its operations expires after ``expires_s``, and another tenth at ``deadline``, if these are
+        given; ``cap_s`` is the longest pause between two tries, where it isn't the default one.
         """
         self._orders[name] = [
             sys.executable, "-m", "tests.chaos.producer", "--name", name, "--lanes", ",".join(lanes),
             "--record", str(self.record_of(name)), "--until", str(self.stop_file),
             "--every", str(every_s), "--count", str(count), "--expires", str(expires_s),
-            "--cap", str(cap_s),
+            "--cap", str(cap_s), *(["--deadline", deadline.isoformat()] if deadline else []),
         ]  # fmt: skip
         self.start_producer(name)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fluxy_sync.journal.record import pack_id
+from fluxy_sync.outcome import EXPIRED
 from fluxy_sync.words import REASONS, duration, many, reason_text, size_text, visible
 
 ROOT = Path(__file__).resolve().parents[2] / "fluxy_sync"
@@ -45,6 +46,7 @@ def test_every_fixed_code_of_the_engine_has_words() -> None:
     given = set(re.findall(r'(?:NoConnection|Lost|Unsendable|CredentialsError)\("([a-z-]+)"\)', text))
     given |= set(re.findall(r'Verdict\.\w+, "([a-z-]+)"', text))
     given |= set(re.findall(r"bury\w*\(.*'([a-z-]+)'", text))
+    given |= {EXPIRED}
     given -= {"returned"}
     assert {"dns", "expired", "corrupt", "killed-its-worker"} <= given
     assert given <= REASONS.keys()

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
@@ -18,6 +19,7 @@ from tests.referee import operation_id
 
 ANSWER_S, SLOW_ANSWER_S = 0.02, 6.0  # the second is longer than a claim lasts that the clock leaps over
 COUNTDOWNS_S = (3.0, 6.0, 9.0)
+IN_TIME = timedelta(days=1)  # a date by which all is sent; but for years it has passed, by what the clocks say
 EXPIRES_S = 40.0  # of what waits for the longest of them
 LANES = {"p1": ["p1-0", "p1-1", "p1-2"], "p2": ["p2-0", "p2-1", "p2-2"]}
 PROMPTLY_S = 3.0
@@ -123,7 +125,7 @@ def clocks(run: Run) -> None:
         stage.check_clocks(run)
         own = queue_what_waits(stage)
         for name, lanes in LANES.items():
-            stage.produce(name, lanes=lanes, every_s=0.05)
+            stage.produce(name, lanes=lanes, every_s=0.05, deadline=datetime.now(UTC) + IN_TIME)
         settle_down(1.5)
         for clock in stage.clocks:
             clock.set(0.0)  # the network's time arrives
