@@ -43,10 +43,13 @@ class Upstream:
     Args:
         record: the JSON-lines file; kept over restarts.
         port: a loopback port; 0 picks a free one, kept over restarts.
+
+    Attributes:
+        host: the address to listen on from the next start on.
     """
 
     def __init__(self, record: Path, port: int = 0) -> None:
-        self.record = record
+        self.record, self.host = record, "127.0.0.1"
         self.port = port or free_port()
         self._script = Script()
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,7 +61,7 @@ class Upstream:
     @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def running(self) -> bool:
@@ -87,6 +90,7 @@ class Upstream:
 
     def _command(self, control_fd: int) -> list[str]:
         options = {
+            "--host": self.host,
             "--port": self.port,
             "--record": self.record,
             "--script": json.dumps(dataclasses.asdict(self._script)),

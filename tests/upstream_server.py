@@ -266,9 +266,9 @@ async def obey(server: Server, control: socket.socket) -> None:
 async def run(options: argparse.Namespace) -> None:
     """Serve until stopped."""
     server = Server(Record(options.record), Script(**json.loads(options.script)))
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", options.port, limit=MAX_HEAD_BYTES, backlog=512)
+    listener = await asyncio.start_server(server.serve, options.host, options.port, limit=MAX_HEAD_BYTES, backlog=512)
     if options.control_fd is None:
-        print(f"http://127.0.0.1:{options.port}", flush=True)
+        print(f"http://{options.host}:{options.port}", flush=True)
         await listener.serve_forever()
     else:
         await obey(server, socket.socket(fileno=options.control_fd))
@@ -277,6 +277,7 @@ async def run(options: argparse.Namespace) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="An HTTP upstream that answers 201 and records what it was sent.")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--record", type=Path, required=True, help="JSON lines are appended to this file")
     parser.add_argument("--script", default="{}", help='JSON, e.g. {"default": 503, "answers": {"/api": [201]}}')
