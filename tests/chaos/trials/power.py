@@ -28,6 +28,7 @@ PRODUCERS = 3
 MOST_CALLS = {"always": 150, "waitaof": 150, "everysec": 1500}
 CUT_S = 30.0
 END_S = 30.0
+MOST_KEPT = 500  # operations that a store goes into its next cut with
 
 
 class Asked(NamedTuple):
@@ -83,14 +84,19 @@ class Strand:
         )
         self._wire = Store(connect(self._store.url))
         self._journal = Journal(self._wire, "power", waitaof=mode == "waitaof")
-        self._notes, self._numbers, self._over = Notes(), iter(range(10**9)), threading.Event()
+        self._notes, self._numbers = Notes(), iter(range(10**9))
+        self._over, self._given_up = threading.Event(), threading.Event()
+
+    def give_up(self) -> None:
+        """End after the cut that is under way."""
+        self._given_up.set()
 
     def run(self, cuts: int) -> list[Cut]:
         """Cut its power so many times."""
         try:
             self._store.start()
             self._store.wait_ready()
-            return [self._cut() for _ in range(cuts)]
+            return [self._cut() for _ in range(cuts) if not self._given_up.is_set()]
         finally:
             self._wire.close()
             if self._store.process is not None:
@@ -217,11 +223,18 @@ class Strand:
             garbled=len(self._garbled) - before,
             accepted=len(notes.accepted),
         )
-        if len(letters) > 100:
-            Inventory(self._journal).drop(letters)
-            there -= {letter.id for letter in letters}
+        if len(there) > MOST_KEPT:
+            self._make_room(found)
+            there = Journaled(self._journal).ids
         notes.keep_only(there)
         return cut
+
+    def _make_room(self, found: Journaled) -> None:
+        """Let go of what has been judged: it would only make each judgement longer."""
+        inventory = Inventory(self._journal)
+        inventory.drop(list(inventory.letters()))
+        for lane, records in found.lanes.items():
+            inventory.clear(lane, len(records))
 
     def _check_lanes(self, found: Journaled, cut_at: float, disk: Lost) -> None:
         """Each lane is in order, and holds what was accepted."""
@@ -251,7 +264,11 @@ def cuts_of(run: Run, library: Path, mode: Mode, cuts: int) -> list[Cut]:
     shares = [cuts // STRANDS + (n < cuts % STRANDS) for n in range(STRANDS)]
     strands = [Strand(run, library, mode, n, random.Random(f"{run.seed} {mode} {n}")) for n in range(STRANDS)]
     with ThreadPoolExecutor(STRANDS) as pool:
-        done = list(pool.map(Strand.run, strands, shares))
+        try:
+            done = list(pool.map(Strand.run, strands, shares))
+        finally:
+            for strand in strands:
+                strand.give_up()
     return [cut for each in done for cut in each]
 
 
