@@ -285,7 +285,7 @@ def power_cut(run: Run) -> None:
     that is another matter.
     """
     library = build(run.folder)
-    for mode, short, full in (("always", 42, 800), ("waitaof", 12, 150), ("everysec", 6, 50)):
+    for mode, short, full in (("always", 42, 1000), ("waitaof", 12, 1000), ("everysec", 6, 100)):
         began = time.monotonic()
         cuts = cuts_of(run, library, mode, run.scale(short, full))  # type: ignore[arg-type]
         run.note(f"{mode}: {len(cuts)} cuts in {time.monotonic() - began:.0f} s")
