@@ -11,14 +11,14 @@ from tests.journal_state import check_of
 
 
 class Journaled:
-    """All that a journal holds, read from a store that is quiet."""
+    """All that a journal holds, read from a store that is quiet. Names are Latin-1, as damage spares no encoding."""
 
     def __init__(self, journal: Journal) -> None:
         client, keys = journal.store.client, journal.keys
         fixed = dict(zip(("counts", "ready", "claims", "retries", "held", "oldest"), keys.fixed, strict=False))
         prefix = keys.lane_prefix.encode()
-        names = [key[len(prefix) :].decode() for key in client.scan_iter(f"{keys.lane_prefix}*", count=1000)]
-        raw: dict[str, list[bytes]] = {name: client.lrange(keys.lane(name), 0, -1) for name in sorted(names)}
+        found = sorted(client.scan_iter(f"{keys.lane_prefix}*", count=1000))
+        raw: dict[str, list[bytes]] = {_name(key[len(prefix) :]): client.lrange(key, 0, -1) for key in found}
         self.lanes: dict[str, list[StoredRecord]] = {name: [_read(r) for r in raw[name]] for name in raw}
         self.sizes = {name: [len(r) for r in raw[name]] for name in raw}
         self.dead: dict[bytes, bytes] = client.hgetall(keys.dead)
@@ -29,8 +29,8 @@ class Journaled:
         self.retries = _text(client.hgetall(fixed["retries"]))
         self.cancelled = _text(client.hgetall(keys.cancelled))
         self.why = _text(client.hgetall(f"{keys.prefix}held:why"))
-        self.ready = {lane.decode(): int(at) for lane, at in client.zrange(fixed["ready"], 0, -1, withscores=True)}
-        self.oldest = {lane.decode(): int(at) for lane, at in client.zrange(fixed["oldest"], 0, -1, withscores=True)}
+        self.ready = {_name(lane): int(at) for lane, at in client.zrange(fixed["ready"], 0, -1, withscores=True)}
+        self.oldest = {_name(lane): int(at) for lane, at in client.zrange(fixed["oldest"], 0, -1, withscores=True)}
 
     def waiting(self, lane: str) -> list[str]:
         """The ids in a lane, in order, tombstones left out."""
@@ -73,8 +73,12 @@ class Journaled:
         yield "retries of lanes that hold nothing", set(self.retries) - set(self.lanes), set()
 
 
+def _name(raw: bytes) -> str:
+    return raw.decode("latin-1")
+
+
 def _text(found: dict[bytes, bytes]) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in found.items()}
+    return {_name(name): _name(value) for name, value in found.items()}
 
 
 def _read(record: bytes) -> StoredRecord:
