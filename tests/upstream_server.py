@@ -175,7 +175,8 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until either side ends it."""
-        with contextlib.suppress(*ENDINGS):
+        # Cancelled when the server ends: Python 3.11 would print that with a traceback.
+        with contextlib.suppress(*ENDINGS, asyncio.CancelledError):
             while await self._exchange(await read_request(reader), writer):
                 pass
         writer.close()
@@ -272,6 +273,7 @@ async def run(options: argparse.Namespace) -> None:
         await listener.serve_forever()
     else:
         await obey(server, socket.socket(fileno=options.control_fd))
+        listener.close()  # whoever came now would be served by a loop that has ended
 
 
 def main() -> None:
