@@ -121,8 +121,8 @@ def link_lost(run: Run) -> None:
         stage.upstream.default({"delay_s": 0.01})
         stage.gateway.start(*WORKERS, "beat")
         for name in ("p1", "p2"):
-            stage.produce(name, [f"{name}-{lane}" for lane in range(LANES // 2)], every_s=0.02)
-        for _ in range(run.scale(1, 40)):
+            stage.produce(name, [f"{name}-{lane}" for lane in range(LANES // 2)], every_s=run.scale(0.02, 0.1))
+        for _ in range(run.scale(1, 30)):
             for link in run.chance.sample(WAYS_TO_LOSE_IT, run.scale(2, len(WAYS_TO_LOSE_IT))):
                 worst[link] = max(worst.get(link, 0), lose_link_once(run, stage, proxy, link))
         stage.end_producers()
