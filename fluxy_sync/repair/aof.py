@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 # Each command of the server with its arity: how many arguments, its name included; negative: at least so many.
@@ -154,9 +155,12 @@ class Loss(NamedTuple):
 
 
 def loss_of(data: Content, gap: Gap) -> Loss:
-    """Count the operations that can still be told, and those that there is room for beside them."""
+    """Count the operations that can still be told, and those that there is room for beside them.
+
+    Dead letters aren't counted: behind a log's gap their operations wait in their lanes again.
+    """
     found = list(arguments_in(data, gap))
-    records = sum(is_record(data[start:end]) for start, end in found)
+    records = len(records_in([data[start:end] for start, end in found]))
     readable = sum(end - start + len(f"${end - start}") + 4 for start, end in found)
     hidden = -(-(gap.end - gap.start - readable) // SMALLEST_OPERATION_BYTES)
     return Loss(gap.end - gap.start, records + hidden)
@@ -177,6 +181,26 @@ def arguments_in(data: Content, gap: Gap) -> Iterator[tuple[int, int]]:
 def is_record(argument: bytes) -> bool:
     """Whether it may be an operation as the journal stores it."""
     return argument[:1] == b"\1" and len(argument) >= SMALLEST_RECORD_BYTES
+
+
+def records_in(arguments: Sequence[bytes]) -> list[bytes]:
+    """The operations among the arguments of a command; those within dead letters are none."""
+    letters = {letter for _, letter in letters_in(arguments)}
+    return [argument for argument in arguments if is_record(argument) and argument not in letters]
+
+
+def letters_in(arguments: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """The dead letters among the arguments of a base file's command, with their ids: each holds its own id."""
+    return [
+        (name, letter)
+        for name, letter in pairwise(arguments)
+        if _is_id(name) and name in letter and len(letter) > len(name) + SMALLEST_RECORD_BYTES
+    ]
+
+
+def _is_id(argument: bytes) -> bool:
+    """Whether it may be an operation's id as the journal packs it."""
+    return len(argument) > 1 and len(argument) == 1 + (argument[0] or 16)
 
 
 def prefixes(data: Content) -> set[bytes]:

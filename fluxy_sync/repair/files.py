@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -260,15 +261,18 @@ class _Mending:
         return part
 
     def _salvaged(self, data: Content, gap: Gap) -> bytes:
-        """The records that are whole in a stretch that isn't, where it is known which lane they belong to."""
+        """What is whole in a stretch that isn't: records and dead letters, where it is known whose they are."""
         arguments = [data[start:end] for start, end in aof.arguments_in(data, gap)]
-        loss, records = aof.loss_of(data, gap), list(filter(aof.is_record, arguments))
-        keys = {argument for argument in arguments if _LANE.match(argument)}
-        if len(keys) != 1 or not records or data[gap.start : gap.end].count(b"RPUSH\r\n") > 1:
-            self._loss = self._loss.and_(loss)
-            return b""
-        self._loss = self._loss.and_(Loss(loss.size, loss.operations - len(records)))
-        return aof.encode((b"RPUSH", keys.pop(), *records))
+        letters, records = aof.letters_in(arguments), aof.records_in(arguments)
+        lanes = {argument for argument in arguments if _LANE.match(argument)}
+        hashes = {argument for argument in arguments if _DEAD.fullmatch(argument)}
+        keeps_records = len(lanes) == 1 and records and data[gap.start : gap.end].count(b"RPUSH\r\n") <= 1
+        keeps_letters = len(hashes) == 1 and letters
+        loss = aof.loss_of(data, gap)
+        lost = loss.operations - (len(records) if keeps_records else 0) + (0 if keeps_letters else len(letters))
+        self._loss = self._loss.and_(Loss(loss.size, lost))
+        kept = aof.encode((b"RPUSH", lanes.pop(), *records)) if keeps_records else b""
+        return kept + (aof.encode((b"HSET", hashes.pop(), *chain(*letters))) if keeps_letters else b"")
 
     def _new_incr(self) -> Part:
         """What happened since, in one file: up to the first damage as it was, then what may be done again."""

@@ -238,6 +238,21 @@ def test_a_damaged_base_of_which_a_lane_is_lost(place: Place) -> None:
     assert place.epochs[-1] != place.epochs[0]
 
 
+@pytest.mark.parametrize(("damaged", "lost"), [(b"$46\r\n\x01a\x03422", 1), (b"$12\r\n{fluxy}:dead\r\n", 4)])
+def test_dead_letters_in_a_damaged_base(place: Place, damaged: bytes, lost: int) -> None:
+    """Those that can't be read are told to be lost, and the others are kept; the counts agree."""
+    with place.running() as journal:
+        for lane in "abab":
+            settle_head(journal, "dead", lane, reason="422")
+        rewrite(journal)
+    place.change("base", lambda data: data.replace(damaged, b"\0" + damaged[1:], 1))
+    with place.running() as journal:
+        assert Journaled(journal).disagreements() == []
+        assert len(list(Inventory(journal).letters())) == 4 - lost
+    (repair,) = repairs(place.data_dir)
+    assert lost <= repair.lost_operations <= lost + 3
+
+
 def test_a_base_that_is_gone(place: Place) -> None:
     """What was accepted since is kept, though it isn't known what the base held."""
     with place.running() as journal:

@@ -211,8 +211,10 @@ class Strand:
             others = set(notes.asked[name].batch) & set(notes.asked) - there - notes.may_be_gone - set(notes.accepted)
             self._run.check(disk.garbage or not others, "of operations that were queued together only some are there")
         lost = {name for name in notes.accepted if name not in there and name not in notes.may_be_gone}
-        self._set_apart({name for name in lost if notes.accepted[name] >= cut_at}, cut_at, disk)
-        lost -= self._garbled
+        if disk.garbage:
+            # Else a thread noted late what it had been told before the cut.
+            self._set_apart({name for name in lost if notes.accepted[name] >= cut_at}, cut_at, disk)
+            lost -= self._garbled
         since = min((notes.accepted[name] for name in lost), default=cut_at)
         cut = Cut(
             lost=len(lost),
