@@ -313,7 +313,7 @@ def _cost(run: Run, files: Files, kind: str, ids: dict[str, bytes]) -> Cost:
 def _runs_out(idle: Idle, deadline: float) -> bool:
     """Whether a claim is left that runs out soon: its holder's name was damaged, so that nobody gives it up."""
     settle_down(min(0.1, idle.due_in_s or 0.0))
-    return idle.due_in_s is not None and time.monotonic() < deadline
+    return idle.due_in_s is not None and idle.due_in_s <= CLAIM_S and time.monotonic() < deadline
 
 
 def _hand_out(journal: Journal) -> tuple[dict[str, bytes], int, str]:
