@@ -8,7 +8,9 @@ import time
 
 from urllib3.util.connection import allowed_gai_family
 
-AGAIN_S = 1.0  # a query of a moment ago may still be answered; one from before the link was back never is
+# A query of a moment ago may still be answered; one from before the link was back never is. Less than a tick: else each
+# second probe would wait for the one before.
+AGAIN_S = 0.5
 AT_ONCE = 16
 KEPT_S = 30.0  # an answer that came when nobody waited any more serves one request so long
 
