@@ -198,7 +198,7 @@ class Delivery:
         credentials: the gateway's; made from the settings, for this process alone, where they aren't given.
 
     Attributes:
-        clock: what the upstream's answers say of this machine's.
+        clock: what the upstream's answers say of this machine's clock.
         confirm: tells whether it is the upstream that answers now; asked where an answer may be a captive portal's.
 
     Raises:

@@ -14,7 +14,7 @@ from fluxy_sync.operation import Deadline
 
 TOLERANCE_S = 60.0
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-"""No gateway ran before this version was written: a clock that gives such a date has not been set yet."""
+"""No gateway ran before this version was written: a clock that says so has not been set yet."""
 ASK_AGAIN_S = 60.0
 
 
@@ -29,7 +29,7 @@ def http_date(value: str) -> datetime | None:
 
 def deadline_at(when: datetime) -> Deadline:
     """The date, with what is needed to tell later whether this machine's clock was right."""
-    return Deadline(when.timestamp(), host(), time.time() - boottime())
+    return Deadline(when.timestamp(), host(), time.time(), boottime())
 
 
 class UpstreamClock:
@@ -70,8 +70,9 @@ class UpstreamClock:
         if self._booted_at is None:
             return None
         booted_at = self._wall() - self._uptime()
-        if abs(booted_at - self._booted_at) > TOLERANCE_S or deadline.at < EARLIEST:
+        if abs(booted_at - self._booted_at) > TOLERANCE_S or deadline.given_at < EARLIEST:
             return False
-        if deadline.machine == self._machine() and abs(booted_at - deadline.booted_at) > TOLERANCE_S:
+        set_by = booted_at - (deadline.given_at - deadline.up_s)
+        if deadline.machine == self._machine() and abs(set_by) > TOLERANCE_S:
             return False  # the clock was set since the date was given
         return self._wall() >= deadline.at

@@ -40,13 +40,14 @@ class JsonBody(bytes):
 class Deadline(msgspec.Struct, frozen=True, array_like=True):
     """A date after which an operation isn't sent any more.
 
-    ``at`` is in seconds since 1970; ``machine`` names the boot of the machine that took the operation in, and
-    ``booted_at`` is when that was (seconds since 1970), as its wall clock said then.
+    ``at`` is in seconds since 1970; ``given_at`` is what the wall clock said when the operation was taken in, ``up_s``
+    seconds after the boot of a machine that ``machine`` names.
     """
 
     at: float
     machine: str
-    booted_at: float
+    given_at: float
+    up_s: float
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True):

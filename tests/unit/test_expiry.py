@@ -23,7 +23,7 @@ class Machine:
 
     def deadline(self, at: float) -> Deadline:
         """What a producer on this machine is given, now."""
-        return Deadline(at, self.boot, self.wall() - self.up_s)
+        return Deadline(at, self.boot, self.wall(), self.up_s)
 
     def hear(self, ahead_s: float = 0.0) -> None:
         """The upstream tells its time."""
@@ -38,6 +38,13 @@ def test_a_date_passes_when_it_passes() -> None:
     assert machine.clock.has_passed(deadline) is False
     machine.up_s += 101.0
     assert machine.clock.has_passed(deadline) is True
+
+
+def test_a_date_of_years_ago_has_passed() -> None:
+    """Where the clock was right when it was given: however old the date is."""
+    machine = Machine()
+    machine.hear()
+    assert machine.clock.has_passed(machine.deadline(EARLIEST - TEN_YEARS_S)) is True
 
 
 def test_nothing_is_known_before_the_upstream_has_told_the_time() -> None:

@@ -28,6 +28,8 @@ PRODUCERS = 3
 MOST_CALLS = {"always": 150, "waitaof": 150, "everysec": 1500}
 CUT_S = 30.0
 END_S = 30.0
+STARTING = threading.Lock()
+"""One strand at a time: a process that another one is starting would hold this one's lock for a moment."""
 MOST_KEPT = 500  # operations that a store goes into its next cut with
 
 
@@ -47,13 +49,13 @@ class Notes:
         self.asked: dict[str, Asked] = {}
         self.accepted: dict[str, float] = {}
         self.may_be_gone: set[str] = set()  # a delivery or a cancellation was asked for
-        self.gone: set[str] = set()  # and told to have happened
+        self.gone: dict[str, float] = {}  # and told to have happened, when
 
     def keep_only(self, ids: set[str]) -> None:
         """Forget all others."""
         self.asked = {name: self.asked[name] for name in ids if name in self.asked}
         self.accepted = {name: self.accepted.get(name, 0.0) for name in self.asked}
-        self.may_be_gone, self.gone = set(), set()
+        self.may_be_gone, self.gone = set(), {}
 
 
 class Cut(NamedTuple):
@@ -94,7 +96,8 @@ class Strand:
     def run(self, cuts: int) -> list[Cut]:
         """Cut its power so many times."""
         try:
-            self._store.start()
+            with STARTING:
+                self._store.start()
             self._store.wait_ready()
             return [self._cut() for _ in range(cuts) if not self._given_up.is_set()]
         finally:
@@ -117,11 +120,14 @@ class Strand:
         if self._chance.random() < 0.4:
             with suppress(StorageUnavailable):
                 self._wire.command("BGREWRITEAOF")
-        self._wait_for_cut()
-        cut_at = time.time()
-        lost = self._disk.lose(self._chance)
-        (self._store.data_dir / "store.boot").write_text("another")
-        self._store.start()
+        assert self._store.process is not None
+        self._store.process.wait(CUT_S)
+        with STARTING:
+            self._wait_for_children()
+            cut_at = time.time()
+            lost = self._disk.lose(self._chance)
+            (self._store.data_dir / "store.boot").write_text("another")
+            self._store.start()
         self._store.wait_ready()
         self._over.set()
         for thread in threads:
@@ -134,11 +140,8 @@ class Strand:
     def _draw(self) -> random.Random:
         return random.Random(self._chance.random())
 
-    def _wait_for_cut(self) -> None:
+    def _wait_for_children(self) -> None:
         """Until nothing of the server is left: a child that rewrites its file is killed with it, and holds its lock."""
-        process = self._store.process
-        assert process is not None
-        process.wait(CUT_S)
         lock = LockFile(self._store.data_dir / "store.lock")
         self._run.check(lock.acquire(CUT_S), "a child of the server's lives on")
         lock.release()
@@ -190,11 +193,11 @@ class Strand:
             other = chance.choice([each for each in list(asked) if asked[each].lane == claim.lane])
             self._notes.may_be_gone.add(other)
             if self._journal.cancel(claim.lane, other)[0] == "cancelled":
-                self._notes.gone.add(other)
+                self._notes.gone[other] = time.time()
             return True
         settled = self._journal.settle(claim.lane, claim.fence, name, "delivered")
         if settled.status == "ok":
-            self._notes.gone.add(name)
+            self._notes.gone[name] = time.time()
         return bool(settled.next_id)
 
     # --- the judgement
@@ -215,11 +218,15 @@ class Strand:
             # Else a thread noted late what it had been told before the cut.
             self._set_apart({name for name in lost if notes.accepted[name] >= cut_at}, cut_at, disk)
             lost -= self._garbled
+        undone = notes.gone.keys() & there
+        if self._mode != "everysec":
+            for name in undone:
+                self._tell(name, cut_at, disk)
         since = min((notes.accepted[name] for name in lost), default=cut_at)
         cut = Cut(
             lost=len(lost),
             lost_s=max(0.0, cut_at - since),
-            undone=len(notes.gone & there),
+            undone=len(undone),
             entries=disk.entries,
             repaired=bool(self._said),
             garbled=len(self._garbled) - before,
@@ -230,6 +237,14 @@ class Strand:
             there = Journaled(self._journal).ids
         notes.keep_only(there)
         return cut
+
+    def _tell(self, name: str, cut_at: float, disk: Lost) -> None:
+        """The evidence of a settlement that was undone."""
+        times = (self._notes.accepted.get(name, float("nan")) - cut_at, self._notes.gone[name] - cut_at)
+        self._run.note(
+            f"{self._mode}: {name} is there again; accepted {times[0]:+.3f} s from the cut, settled {times[1]:+.3f} s; "
+            f"garbage on the disk: {disk.garbage}; changes of the directory undone: {disk.entries}"
+        )
 
     def _make_room(self, found: Journaled) -> None:
         """Let go of what has been judged: it would only make each judgement longer."""
@@ -279,12 +294,11 @@ def power_cut(run: Run) -> None:
     """After a power cut each accepted operation is there, in order, once, and no transition is there by half.
 
     With ``always`` and ``waitaof`` (which wants a store that syncs each write: see ``check_durability``) none is lost;
-    with ``everysec`` what was lost is measured. Producers queue one or
-    several at once, workers deliver, retry, bury and cancel, the store rewrites its file meanwhile. The power goes
-    before, within or after any write, sync, creation, rename or removal of the store's. Then its disk has all that was
-    synced, and of the rest: nothing, or a part, or a part of which sectors hold zeros or garbage; of the directory's
-    changes that were not synced the first so many. Bytes that were synced are as they were: a disk that lies about
-    that is another matter.
+    with ``everysec`` what was lost is measured. Producers queue one or several at once, workers deliver, retry, bury
+    and cancel, the store rewrites its file meanwhile. The power goes before, within or after any write, sync, creation,
+    rename or removal of the store's. Then its disk has all that was synced, and of the rest: nothing, or a part, or a
+    part of which sectors hold zeros or garbage; of the directory's changes that were not synced the first so many.
+    Bytes that were synced are as they were: a disk that lies about that is another matter.
     """
     library = build(run.folder)
     for mode, short, full in (("always", 42, 1000), ("waitaof", 12, 1000), ("everysec", 6, 100)):
