@@ -1,4 +1,4 @@
-"""The worker's consumer: no message ends it, and it lives on where the store's memory is full.
+"""The worker's consumer: no message ends it, it lives on where the store's memory is full, and it ends in time.
 
 kombu notes each message that was taken (HSET, ZADD), looks for lost ones under a lock (SET), and stores bindings
 (SADD); a store at its maxmemory refuses all of these, and Celery's worker ends with that error (kombu 5.7), as it does
@@ -112,6 +112,25 @@ class Channel(kombu_redis.Channel):
         callbacks[queue] = _checked(callbacks[queue])
 
 
+@contextlib.contextmanager
+def written_jobs_kept(pool: Any) -> Iterator[None]:
+    """Keep the jobs that a process was given, and that it hasn't said yet that it took.
+
+    Celery's flush of the pool (5.7, ``AsynPool.flush``) forgets them, though they will run: at its end the parent then
+    stops reading, and the process waits 30 s for somebody to read what it says (billiard's
+    ``_ensure_messages_consumed``).
+    """
+    processes: Any = getattr(pool, "_pool", None)
+    jobs: dict[int, Any] = processes._cache if hasattr(processes, "flush") else {}
+    written = {number: job for number, job in jobs.items() if job._write_to is not None and not job._accepted}
+    for number in written:
+        del jobs[number]
+    try:
+        yield
+    finally:
+        jobs.update(written)
+
+
 def _checked(callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def take(raw: Any) -> Any:
         if is_message(raw):
@@ -144,6 +163,10 @@ class PatientConsumer(Consumer):
                 return None
 
         return handle_or_drop
+
+    def on_close(self) -> None:
+        with written_jobs_kept(self.pool):
+            super().on_close()
 
     def ensure_connected(self, conn: Any) -> Any:
         connected = super().ensure_connected(conn)

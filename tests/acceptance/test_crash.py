@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fluxy_sync import FluxySync
+from fluxy_sync import FluxySync, create_app
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.journal.journal import CLAIM_S
 from tests.conftest import Gateway, wait_until
@@ -219,3 +219,26 @@ def test_a_store_that_keeps_too_little_is_refused(
     said = gateway.log(role)
     assert "fluxy-sync: the store has 'appendfsync everysec', not 'always'" in said
     assert "Traceback" not in said
+
+
+def test_a_worker_that_is_stopped_as_a_task_begins_does_not_wait_for_it(gateway: Gateway, tmp_path: Path) -> None:
+    """SIGTERM after a task was handed to a process, before it took it: it runs once, and the worker ends at once.
+
+    Celery's own consumer (5.7) would forget the task, and the process wait 30 s for somebody to read its result.
+    """
+    notes = tmp_path / "notes"
+    gateway.worker_options = ["-l", "DEBUG", "-c", "1"]
+    gateway.start("worker", FLUXY_SYNC_IMPORTS="tests.user_tasks", NOTES=str(notes))
+    worker = gateway.processes["worker"]
+    (process,) = psutil.Process(worker.pid).children()
+    process.suspend()
+    app = create_app(gateway.settings())
+    app.send_task("user.plain", args=("once",))
+    inspect = app.control.inspect(timeout=0.2)
+    wait_until(lambda: any((inspect.reserved() or {}).values()))
+    wait_until(inspect.ping)  # it was written a turn of the loop later
+    worker.terminate()
+    gateway.wait_for("worker", "Worker: Stopping Pool")
+    process.resume()
+    assert worker.wait(20) == 0
+    assert notes.read_text() == "plain ('once',)\n"
