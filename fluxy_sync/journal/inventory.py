@@ -287,11 +287,10 @@ class Inventory:
 
     # --- what happened over time
 
-    @understood
     def samples(self) -> list[tuple[float, int, int, int]]:
         """An hour of the counts: unix seconds, pending, delivered, dead. A value holds until the next one."""
         found = self._journal.store.command("LRANGE", self._journal.keys.samples, 0, -1)
-        rows = (sample.split(b" ") for sample in found)
+        rows = (match.groups() for sample in found if (match := _SAMPLE.fullmatch(sample)))  # others were damaged
         return [(float(at), int(pending), int(delivered), int(dead)) for at, pending, delivered, dead in rows]
 
     @understood
@@ -302,7 +301,7 @@ class Inventory:
         """
         found = self._journal.store.command("HGETALL", self._journal.keys.histogram)
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        values = {text(name): int(value) for name, value in pairs}
+        values = {text(name): int(value) for name, value in pairs if value.isdigit()}  # others were damaged
         return {name: _histogram(name, bounds, values) for name, bounds in BOUNDS_S.items()}
 
     # --- the audit log
@@ -319,6 +318,7 @@ class Inventory:
 
 _WAKE_MS = round(WAKE_S * 1000)
 _LETTER_FIELDS = 9
+_SAMPLE = re.compile(rb"(\d{1,11}) (\d{1,15}) (\d{1,15}) (\d{1,15})")
 _DAMAGED = re.compile(DAMAGED + r"([0-9]{1,15})")
 
 

@@ -122,10 +122,12 @@ def report(outcomes: list[Outcome], again: str) -> None:
     click.echo()
     Console().print(table)
     for one in outcomes:
-        if one.word == "left out":
-            click.echo(f"left out: {one.trial.name}: {one.why}")
-    broken = [one.trial.name for one in outcomes if one.word == "broken"]
-    click.echo(f"BROKEN: {', '.join(broken)}; again: {again}" if broken else f"every promise held ({again})")
+        if one.why:
+            click.echo(f"{one.word}: {one.trial.name}: {one.why.strip().splitlines()[-1]}")
+    if broken := [one.trial.name for one in outcomes if one.word == "broken"]:
+        click.echo(f"BROKEN: {', '.join(broken)}; again: {again} ARGS={broken[0]}")
+    else:
+        click.echo(f"every promise held ({again})")
 
 
 if __name__ == "__main__":

@@ -83,16 +83,58 @@ def test_a_damaged_dead_letter_is_listed_and_dropped(journal: Journal, value: by
     assert [each.id for each in letters(journal)] == ["two"]
 
 
+def keep_every_number(journal: Journal) -> None:
+    """Let there be every kind of number that a journal keeps beside the records."""
+    die(journal, "dead-0", "dead-1", lane="d")
+    for n, verdict in enumerate(("delivered", "retry", "hold")):
+        queue(journal, f"was-{n}", lane=f"lane-{n}")
+        settle_head(journal, verdict, f"lane-{n}", reason="503", pause_s=60, upstream_s=0.001, took_s=0.2)
+        let_pass(journal, 1)
+    queue(journal, "op-0", "op-1", "op-2", "op-3")
+    journal.cancel("a", "op-1")
+    journal.close_gate("unauthorized", "401")
+    journal.open_gate("unauthorized")
+    journal.tick("beat", "beat")
+    journal.win_probe(0.0)
+    put(journal, "counts", "forward", b"1")
+    put(journal, "counts", "forward_at", b"0")
+    put(journal, "pulse", "held", b"0")
+
+
 @pytest.mark.parametrize("value", ODD)
-@pytest.mark.parametrize("name", ["pending", "bytes", "held", "rev", "streak", "delivered_at", "now"])
-def test_a_damaged_count_stops_no_delivery(journal: Journal, name: str, value: bytes) -> None:
-    """What is there is delivered, at once, also where the journal's time was lost."""
-    let_pass(journal, 60)
-    queue(journal, "op-0", "op-1")
-    put(journal, "counts", name, value)
-    assert settle_head(journal, "delivered") == "op-0"
-    assert settle_head(journal, "delivered") == "op-1"
-    journal.snapshot()
+@pytest.mark.parametrize("name", ["counts", "cancelled", "histogram", "held:why", "gate", "pulse"])
+def test_damaged_numbers_stop_nothing(journal: Journal, name: str, value: bytes) -> None:
+    """Whichever they are: what is there is delivered, at once, also where the journal's time was lost."""
+    keep_every_number(journal)
+    for field in journal.store.client.hkeys(f"{journal.keys.prefix}{name}"):
+        put(journal, name, field, value)
+    journal.tick("beat", "beat")
+    journal.win_probe(0.0)
+    assert settle_head(journal, "delivered", took_s=0.2) == "op-0"
+    assert settle_head(journal, "dead", reason="422") == "op-2"
+    queue(journal, "op-4")
+    assert journal.cancel("a", "op-4")[0] == "cancelled"
+    assert settle_head(journal, "retry", reason="503") == "op-3"
+    inventory = Inventory(journal)
+    inventory.hold("lane-1", "paused")
+    inventory.let_go("lane-2", "503")
+    found = inventory.samples(), inventory.histograms(), read_status(journal)
+    assert all(found)
+    assert [letter.id for letter in letters(journal)] == ["dead-0", "dead-1", "op-2"]
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_no_fence_is_given_out_twice(journal: Journal, value: bytes) -> None:
+    """Where the number was damaged, the next one is higher than all that are held, and of another epoch."""
+    queue(journal, "op-0")
+    queue(journal, "op-1", lane="b")
+    queue(journal, "op-2", lane="c")
+    first, second = claim(journal), claim(journal)
+    put(journal, "counts", "fence", value)
+    third = claim(journal)
+    assert third.fence > second.fence > first.fence
+    assert third.epoch != second.epoch == first.epoch
+    assert journal.settle("a", first.fence, "op-0", "delivered").status == "ok"
 
 
 @pytest.mark.parametrize("value", ODD)
@@ -129,9 +171,9 @@ def test_a_time_that_can_not_be_is_unknown(journal: Journal, value: bytes) -> No
 
 def test_what_the_journal_can_not_have_written_is_said(journal: Journal) -> None:
     """As a store that can't be used: whoever asks again each second goes on by himself once it is mended."""
-    journal.store.command("HSET", f"{journal.keys.prefix}held:why", b"paused", "x")
+    put(journal, "counts", "now", b"x")
     with pytest.raises(StorageUnavailable, match="damaged, or changed by hand"):
-        journal.snapshot()
+        Inventory(journal).journal_ms()
 
 
 def test_a_note_of_somebody_else_is_shown(journal: Journal) -> None:

@@ -33,6 +33,19 @@ local function number(text, otherwise)
   return found and math.abs(found) < 1e15 and found or otherwise
 end
 
+-- Where a scan goes on, or its beginning where that was damaged.
+local function scan_at(text) return text and string.find(text, '^%d+$') and #text < 20 and text or '0' end
+
+-- Add to a whole number of a hash; gives what it is then. One that was damaged begins anew.
+local function add(key, field, by)
+  local found = redis.pcall('HINCRBY', key, field, int(by))
+  if type(found) == 'table' or math.abs(found) >= 1e14 then
+    found = by
+    redis.call('HSET', key, field, int(found))
+  end
+  return found
+end
+
 -- Checks come before writes: the arguments that a script takes, else an error. `count` of them; `numbers`: index -> the
 -- least that it may be; then groups of `width` until the end, `each` with its index in a group -> the least.
 local function is_whole(text, least) return string.find(text, '^%-?%d+$') and #text <= 14 and tonumber(text) >= least end
@@ -106,7 +119,7 @@ do
   if not offset or book.lag < -MAX_STEP_MS then set_clock() end
 end
 
-local function bump(name, by) redis.call('HINCRBY', COUNTS, name, int(by)) end
+local function bump(name, by) add(COUNTS, name, by) end
 
 local function save()
   redis.call('HSET', COUNTS, 'now', int(book.now), 'rev', int(book.rev),
@@ -197,7 +210,7 @@ local function gate()
   local state = (g[1] and 'paused') or (g[2] and 'unauthorized') or (g[3] and 'offline') or 'open'
   -- A trial needs the link and the upstream's leave, too.
   if state == 'unauthorized' and g[3] then return state, -1 end
-  local at = math.max(tonumber(g[4] or 0), state == 'unauthorized' and tonumber(g[5] or 0) or 0)
+  local at = math.max(number(g[4], 0), state == 'unauthorized' and number(g[5], 0) or 0)
   if state == 'open' or state == 'unauthorized' then return state, math.max(0, at - book.now) end
   return state, -1
 end
@@ -210,7 +223,7 @@ end
 
 -- The whole upstream waits: nothing is claimed before then.
 local function put_off(ms)
-  local at = tonumber(redis.call('HGET', GATE, 'opens_at') or 0)
+  local at = number(redis.call('HGET', GATE, 'opens_at'), 0)
   if book.now + ms > at then redis.call('HSET', GATE, 'opens_at', int(book.now + ms)) end
 end
 
@@ -232,6 +245,19 @@ local function claim_of(lane)
   local fence, takeovers, holder = string.match(claim, '^(%d+) (%d+) (.*)$')
   if not fence then return nil end -- damaged: nobody's
   return { fence = tonumber(fence), takeovers = tonumber(takeovers), holder = holder }
+end
+
+-- A fence that no claim had before: where the number was damaged, one of a new epoch.
+local function next_fence()
+  local fence = add(COUNTS, 'fence', 1)
+  if fence > 1 then return fence end
+  local highest = 0
+  for _, lane in ipairs(redis.call('HKEYS', CLAIMS)) do
+    local claim = claim_of(lane)
+    if claim then highest = math.max(highest, claim.fence) end
+  end
+  redis.call('HDEL', COUNTS, 'epoch')
+  return add(COUNTS, 'fence', highest - fence + 1)
 end
 
 local function write_claim(lane, fence, takeovers, holder)
@@ -268,11 +294,11 @@ local function is_held(lane) return redis.call('HEXISTS', HELD, lane) == 1 end
 
 -- The operations in a lane.
 local function waiting(lane, key)
-  return redis.call('LLEN', key) - tonumber(redis.call('HGET', CANCELLED, lane) or 0)
+  return redis.call('LLEN', key) - number(redis.call('HGET', CANCELLED, lane), 0)
 end
 
 local function forget_tombstones(lane, count)
-  if redis.call('HINCRBY', CANCELLED, lane, int(-count)) <= 0 then redis.call('HDEL', CANCELLED, lane) end
+  if add(CANCELLED, lane, -count) <= 0 then redis.call('HDEL', CANCELLED, lane) end
 end
 
 local function note_oldest(lane, head)
@@ -359,7 +385,7 @@ end
 
 local function bring_some_forward()
   if not book.forward then return end
-  local cursor = redis.call('HGET', COUNTS, 'forward_at') or '0'
+  local cursor = scan_at(redis.call('HGET', COUNTS, 'forward_at'))
   local goes_on, found = unpack(redis.call('HSCAN', RETRIES, cursor, 'COUNT', FORWARD_SOME))
   for i = 1, #found, 2 do bring_forward(found[i], found[i + 1]) end
   if goes_on == '0' then
@@ -393,10 +419,10 @@ end
 local function write_causes(lane, before, causes)
   local after, lines = names_of(causes), {}
   for name in pairs(after) do
-    if not before[name] then redis.call('HINCRBY', WHY, name, 1) end
+    if not before[name] then add(WHY, name, 1) end
   end
   for name in pairs(before) do
-    if not after[name] and redis.call('HINCRBY', WHY, name, -1) <= 0 then redis.call('HDEL', WHY, name) end
+    if not after[name] and add(WHY, name, -1) <= 0 then redis.call('HDEL', WHY, name) end
   end
   for i, cause in ipairs(causes) do lines[i] = int(cause.at) .. ' ' .. cause.why end
   if #lines == 0 then redis.call('HDEL', HELD, lane) else redis.call('HSET', HELD, lane, table.concat(lines, '\n')) end
@@ -526,16 +552,24 @@ local function leave(lane, head)
   leave_once(head)
 end
 
+-- The next dead letter's place among them.
+local function next_position()
+  local position = add(COUNTS, 'dead_seq', 1)
+  if position > 1 then return position end
+  local last = redis.call('ZRANGE', DEAD_INDEX, -1, -1, 'WITHSCORES')[2] -- where the number was damaged
+  return last and add(COUNTS, 'dead_seq', last - position + 1) or position
+end
+
 -- Move a record to the dead letters, which count against MAX_BYTES; the caller takes it out of its lane.
 -- Value: lane length (1) | lane | reason length (1) | reason | retries (4) | died (6, wall ms) | detail length (4)
 --        | detail | record
 local function bury(lane, key, head, reason, detail)
   local retries = retry_of(lane, head.id).count
   local value = struct.pack('>Bc0Bc0I4I6I4c0', #lane, lane, #reason, reason, retries, book.wall, #detail, detail) .. head.record
-  local field, number = head.id, redis.call('HINCRBY', COUNTS, 'dead_seq', 1)
+  local field, position = head.id, next_position()
   local earlier = redis.call('HGET', DEAD, field)
   if earlier and head.broken then
-    field, earlier = field .. '\n' .. int(number), nil -- its id may be damaged: it must not take another's place
+    field, earlier = field .. '\n' .. int(position), nil -- its id may be damaged: it must not take another's place
   end
   if earlier then
     book.bytes = book.bytes - #earlier
@@ -543,7 +577,7 @@ local function bury(lane, key, head, reason, detail)
     bump('dead', 1)
   end
   redis.call('HSET', DEAD, field, value)
-  redis.call('ZADD', DEAD_INDEX, number, field)
+  redis.call('ZADD', DEAD_INDEX, int(position), field)
   leave(lane, head)
   book.bytes = book.bytes + #value
   bump('dead_total', 1)

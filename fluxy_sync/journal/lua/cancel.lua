@@ -26,7 +26,7 @@ local function visit(record, index)
   else
     leave(lane, head)
     redis.call('LSET', key, index, tombstone(head))
-    redis.call('HINCRBY', CANCELLED, lane, 1)
+    add(CANCELLED, lane, 1)
   end
   commit()
   return { 'cancelled', record }

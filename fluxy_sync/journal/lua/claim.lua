@@ -61,7 +61,7 @@ if state == 'unauthorized' then
   most = 1
 end
 
-local fence = redis.call('HINCRBY', COUNTS, 'fence', 1)
+local fence = next_fence()
 write_claim(lane, fence, takeovers, holder)
 redis.call('ZADD', READY, int(book.now + length_ms), lane)
 redis.call('HSETNX', COUNTS, 'epoch', ARGV[8])

@@ -11,7 +11,7 @@ for i = 1, #claims, 2 do
   local lane, claim = claims[i], claim_of(claims[i])
   local incarnation, pid = string.match(claim and claim.holder or '', '^(%S+) (%S+)$')
   if incarnation == ARGV[1] and not alive[pid] then
-    write_claim(lane, redis.call('HINCRBY', COUNTS, 'fence', 1), claim.takeovers, NOBODY)
+    write_claim(lane, next_fence(), claim.takeovers, NOBODY)
     redis.call('ZADD', READY, 'XX', int(book.now), lane)
     count = count + 1
   end

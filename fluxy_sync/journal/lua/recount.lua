@@ -9,12 +9,12 @@ local CHANGES = KEYS[LANE_KEYS + 1]
 book.pending, book.bytes, book.held = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 book.now = math.max(book.now, tonumber(ARGV[4])) -- else what is there would lie in the future
 
-local number, dead, cursor = 0, 0, '0'
+local position, dead, cursor = 0, 0, '0'
 for _, field in ipairs(redis.call('ZRANGE', DEAD_INDEX, 0, -1)) do
   if redis.call('HEXISTS', DEAD, field) == 0 then redis.call('ZREM', DEAD_INDEX, field) end
 end
 local last = redis.call('ZRANGE', DEAD_INDEX, -1, -1, 'WITHSCORES')
-number = math.max(tonumber(redis.call('HGET', COUNTS, 'dead_seq') or 0), tonumber(last[2] or 0))
+position = math.max(number(redis.call('HGET', COUNTS, 'dead_seq'), 0), number(last[2], 0))
 local missing = {}
 repeat
   local found
@@ -24,19 +24,19 @@ repeat
   end
 until cursor == '0'
 for _, field in ipairs(missing) do
-  number = number + 1
-  redis.call('ZADD', DEAD_INDEX, number, field)
+  position = position + 1
+  redis.call('ZADD', DEAD_INDEX, int(position), field)
 end
 for _, field in ipairs(redis.call('ZRANGE', DEAD_INDEX, 0, -1)) do
   dead = dead + 1
   book.bytes = book.bytes + redis.call('HSTRLEN', DEAD, field)
 end
-redis.call('HSET', COUNTS, 'dead_seq', int(number), 'dead', int(dead), 'epoch', ARGV[5])
+redis.call('HSET', COUNTS, 'dead_seq', int(position), 'dead', int(dead), 'epoch', ARGV[5])
 
 redis.call('DEL', WHY)
-local held, fence = redis.call('HKEYS', HELD), tonumber(redis.call('HGET', COUNTS, 'fence') or 0)
+local held, fence = redis.call('HKEYS', HELD), number(redis.call('HGET', COUNTS, 'fence'), 0)
 for _, lane in ipairs(held) do
-  for name in pairs(names_of(causes_of(lane))) do redis.call('HINCRBY', WHY, name, 1) end
+  for name in pairs(names_of(causes_of(lane))) do add(WHY, name, 1) end
 end
 for _, lane in ipairs(redis.call('HKEYS', CLAIMS)) do
   local claim = claim_of(lane)

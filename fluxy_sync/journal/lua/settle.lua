@@ -85,8 +85,8 @@ local function observe(what, bounds, ms)
     if ms <= bound then bucket = i; break end
   end
   redis.set_repl(redis.REPL_NONE)
-  redis.call('HINCRBY', HISTOGRAM, what .. bucket, 1)
-  redis.call('HINCRBY', HISTOGRAM, what .. 'sum', int(ms))
+  add(HISTOGRAM, what .. bucket, 1)
+  add(HISTOGRAM, what .. 'sum', ms)
   redis.set_repl(redis.REPL_ALL)
 end
 

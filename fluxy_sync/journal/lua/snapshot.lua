@@ -15,7 +15,10 @@ end
 
 local totals =
   redis.call('HMGET', COUNTS, 'dead', 'delivered_total', 'retried_total', 'dead_total', 'cancelled_total', 'dropped_total')
-local function total(i) return tonumber(totals[i] or 0) end
+local function total(i) return number(totals[i], 0) end
+
+local why = redis.call('HGETALL', WHY)
+for i = 2, #why, 2 do why[i] = number(why[i], 0) end
 
 local retrying = redis.call('HLEN', RETRIES)
 local first = redis.call('ZRANGE', OLDEST, 0, 0, 'WITHSCORES')
@@ -28,5 +31,5 @@ if since < 0 or since > LATEST_MS then since = 0 end
 return {
   book.pending, syncing, retrying, book.held, total(1), book.bytes, redis.call('ZCARD', OLDEST), oldest, state,
   since, reason or '', total(2), book.rev, total(3), total(4), total(5), total(6),
-  redis.call('HEXISTS', GATE, 'offline'), state == 'open' and opens_in or 0, redis.call('HGETALL', WHY),
+  redis.call('HEXISTS', GATE, 'offline'), state == 'open' and opens_in or 0, why,
 }

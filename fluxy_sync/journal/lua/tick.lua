@@ -16,8 +16,8 @@ if ARGV[3] == '1' or redis.call('PTTL', WAKE) > wake_ms then redis.call('DEL', W
 
 local changed = false
 -- Each tick looks at the next stretch of the held lanes: those that stay must not hide the others.
-local scan_at = redis.call('HGET', PULSE, 'held') or '0'
-local next_scan, held = unpack(redis.call('HSCAN', HELD, scan_at, 'COUNT', OFFERS))
+local this_scan = scan_at(redis.call('HGET', PULSE, 'held'))
+local next_scan, held = unpack(redis.call('HSCAN', HELD, this_scan, 'COUNT', OFFERS))
 local function is_over(cause) return cause.at > 0 and cause.at <= book.now end
 for i = 1, #held, 2 do
   if unhold(held[i], prefix .. held[i], is_over) then changed = true end
@@ -44,8 +44,8 @@ local SAMPLES, SAMPLE_S, SAMPLES_KEPT = KEYS[LANE_KEYS + 1], 10, 360
 do
   local last_at, last = string.match(redis.call('LINDEX', SAMPLES, -1) or '0 ', '^(%d+) (.*)$')
   local at, totals = math.floor(book.wall / 1000), redis.call('HMGET', COUNTS, 'delivered_total', 'dead')
-  local counted = int(book.pending) .. ' ' .. (totals[1] or '0') .. ' ' .. (totals[2] or '0')
-  if counted ~= last and math.abs(at - tonumber(last_at)) >= SAMPLE_S then
+  local counted = int(book.pending) .. ' ' .. int(number(totals[1], 0)) .. ' ' .. int(number(totals[2], 0))
+  if counted ~= last and math.abs(at - number(last_at, 0)) >= SAMPLE_S then
     if redis.call('RPUSH', SAMPLES, int(at) .. ' ' .. counted) > SAMPLES_KEPT then redis.call('LPOP', SAMPLES) end
   end
 end
@@ -64,8 +64,8 @@ elseif book.now - book.read_now >= durable_ms then
 end
 
 redis.set_repl(redis.REPL_NONE)
-if next_scan ~= scan_at then redis.call('HSET', PULSE, 'held', next_scan) end
-local beat = tonumber(redis.call('HGET', PULSE, 'beat') or -1)
+if next_scan ~= this_scan then redis.call('HSET', PULSE, 'held', next_scan) end
+local beat = number(redis.call('HGET', PULSE, 'beat'), -1)
 redis.call('HSET', PULSE, role == 'beat' and 'beat' or 'steward ' .. name, int(book.wall))
 local beat_age = beat >= 0 and beat <= book.wall and book.wall - beat or -1
 
