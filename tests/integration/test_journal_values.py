@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from fluxy_sync.errors import StorageUnavailable
-from fluxy_sync.journal import Claim, Inventory, Journal
+from fluxy_sync.journal import Inventory, Journal
 from fluxy_sync.journal.record import pack_id
 from fluxy_sync.status import read_status
-from tests.journal_steps import WORKER, claim, die, let_pass, letters, names, new, queue, settle_head
+from tests.journal_steps import WORKER, claim, die, idle, let_pass, letters, names, new, queue, settle_head
 
 ODD = [b"", b"\xff\xfe", b"x", b"nan", b"-1", b"1e308", b"9" * 30, b"a b c d"]
 
@@ -148,16 +148,34 @@ def test_a_damaged_clock_does_not_stop_time(journal: Journal, value: bytes) -> N
     assert settle_head(journal, "delivered") == "op-0"
 
 
-def test_a_lane_whose_name_can_not_be_read_hinders_nobody(journal: Journal) -> None:
-    """Nobody can send what is there; what is due beside it is."""
-    queue(journal, "op-0")
-    store, prefix = journal.store, journal.keys.prefix
-    store.command("RPUSH", f"{prefix}lane:".encode() + b"\xff", b"noise")
-    for name in ("ready", "oldest"):
-        store.command("ZADD", f"{prefix}{name}", 0, b"\xff")
-    found: list[Any] = [journal.claim(WORKER) for _ in range(2)]
-    assert [names(run.records) for run in found if isinstance(run, Claim)] == [["op-0"]]
-    assert "\\xff" in {*journal.lanes(), *(each.lane for run in found for each in run.buried)}
+@pytest.mark.parametrize(
+    "name", [b"\xff", b"k\xc3", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80\xc3\xbc"]
+)
+def test_what_is_in_a_lane_whose_name_can_not_be_read_is_corrupt(journal: Journal, name: bytes) -> None:
+    """Nobody could open it, as it was sealed for another lane; what is due beside it is delivered."""
+    queue(journal, "op-0", "op-1", lane="a")
+    queue(journal, "op-2", lane="b")
+    prefix = journal.keys.lane_prefix.encode()
+    journal.store.command("RENAME", prefix + b"a", prefix + name)
+    for key in ("ready", "oldest"):
+        journal.store.command("ZADD", f"{journal.keys.prefix}{key}", 0, name)
+    assert settle_head(journal, "delivered", lane="b") == "op-2"
+    idle(journal)
+    shown = name.decode("utf-8", "backslashreplace")
+    assert [(each.id, each.lane, each.reason) for each in letters(journal)] == [
+        ("op-0", shown, "corrupt"),
+        ("op-1", shown, "corrupt"),
+    ]
+    assert journal.snapshot().pending == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["kühlhaus", "€", "\u0800", "\ud7ff", "\uffff", "𐀀", "\U0010ffff", "a\tb", "レーン ß 𐍈"]
+)
+def test_a_lane_may_have_any_name(journal: Journal, name: str) -> None:
+    """Whatever text it is."""
+    queue(journal, "op-0", lane=name)
+    assert settle_head(journal, "delivered", lane=name) == "op-0"
 
 
 @pytest.mark.parametrize("value", [*ODD, b"999999999999999"])

@@ -20,6 +20,17 @@ local function bury_unsendable(lane, key, head, reason)
   settle_down(lane, bury_head(lane, key, head, reason, '')) -- the next one is looked at in its turn
 end
 
+-- Whether a lane's name is UTF-8 (RFC 3629), as each is that was accepted; of a damaged one nothing can be opened.
+local function is_utf8(name)
+  if not string.find(name, '[\128-\255]') then return true end
+  for _, character in ipairs({ '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]',
+    '\237[\128-\159][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
+    '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]' }) do
+    name = string.gsub(name, character, ' ')
+  end
+  return not string.find(name, '[\128-\255]')
+end
+
 -- The lane that is due, and its head; buries a head that is damaged or killed too many workers.
 local function take()
   for _ = 1, 16 do
@@ -34,7 +45,7 @@ local function take()
     elseif head and head.cancelled then
       settle_down(lane, head) -- there are too many tombstones for one look
       return nil, 0
-    elseif head and head.broken then
+    elseif head and (head.broken or not is_utf8(lane)) then
       bury_unsendable(lane, key, head, 'corrupt')
     elseif head and takeovers >= poison then
       bury_unsendable(lane, key, head, 'killed-its-worker')

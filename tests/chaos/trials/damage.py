@@ -257,9 +257,13 @@ def damage(run: Run) -> None:
     run.figure("operations that became corrupt", sum(cost.garbled for cost in every))
 
 
-def _fill(journal: Journal, chance: random.Random) -> dict[str, bytes]:
+# Operations by their ids: the lane, and what is sealed for it.
+Operations = dict[str, tuple[str, bytes]]
+
+
+def _fill(journal: Journal, chance: random.Random) -> Operations:
     """A base file, and much behind it; gives what waits or is dead in the end."""
-    sealed: dict[str, bytes] = {}
+    sealed: Operations = {}
 
     def queue(count: int) -> None:
         for _ in range(count):
@@ -267,7 +271,7 @@ def _fill(journal: Journal, chance: random.Random) -> dict[str, bytes]:
                 new(f"op-{len(sealed) + i}", f"lane-{chance.randrange(9)}", chance)
                 for i in range(chance.choice((1, 1, 4)))
             ]
-            sealed.update({one.id: one.sealed for one in records})
+            sealed.update({one.id: (one.lane, one.sealed) for one in records})
             journal.append(records)
 
     def work(count: int) -> None:
@@ -287,7 +291,7 @@ def _fill(journal: Journal, chance: random.Random) -> dict[str, bytes]:
     return {name: sealed[name] for name in kept}
 
 
-def _cost(run: Run, files: Files, kind: str, ids: dict[str, bytes]) -> Cost:
+def _cost(run: Run, files: Files, kind: str, ids: Operations) -> Cost:
     with files.running() as journal:
         wrong = Journaled(journal).disagreements()
         given, corrupt, left = ({}, 0, "") if wrong else _hand_out(journal)
@@ -303,7 +307,7 @@ def _cost(run: Run, files: Files, kind: str, ids: dict[str, bytes]) -> Cost:
             run.check(not left, f"{kind}: after a recount {left}")
             there = given | more
     lost = max(0, len(set(ids) - set(there)) - corrupt)
-    garbled = corrupt + sum(ids[name] != sealed for name, sealed in there.items() if name in ids)
+    garbled = corrupt + sum(ids[name] != found for name, found in there.items() if name in ids)
     hidden = HOLE_BYTES // SMALLEST_OPERATION_BYTES if kind == MISSING else 0  # a repair can't know of those
     unknown = any(repair.unknown for repair in told)
     at_most = len(ids) if unknown else hidden + sum(repair.lost_operations for repair in told)
@@ -316,16 +320,16 @@ def _runs_out(idle: Idle, deadline: float) -> bool:
     return idle.due_in_s is not None and idle.due_in_s <= CLAIM_S and time.monotonic() < deadline
 
 
-def _hand_out(journal: Journal) -> tuple[dict[str, bytes], int, str]:
+def _hand_out(journal: Journal) -> tuple[Operations, int, str]:
     """Everything that the journal gives out, its dead letters, how many of these can't be read, and what is left."""
-    there: dict[str, bytes] = {}
+    there: Operations = {}
     journal.reclaim(WORKER.split()[0])  # what it was settling when that was damaged
     deadline = time.monotonic() + 2 * CLAIM_S
     while not isinstance(found := journal.claim(WORKER), Idle) or _runs_out(found, deadline):
         if isinstance(found, Idle):
             continue
         record = parse(found.records[0])
-        there[record.id] = record.sealed
+        there[record.id] = (found.lane, record.sealed)
         journal.settle(found.lane, found.fence, record.id, "delivered", give_up=True)
     pending = journal.snapshot().pending
     left = f"{pending} operations are left that nobody gets: {found}" if pending else ""
@@ -333,9 +337,11 @@ def _hand_out(journal: Journal) -> tuple[dict[str, bytes], int, str]:
     for value in journal.store.client.hvals(journal.keys.dead):
         letter = read_letter(value)
         try:
-            record = parse(letter.record)
+            record = None if letter.reason == "corrupt" else parse(letter.record)
         except CorruptRecord:
+            record = None
+        if record is None:
             corrupt += 1
         else:
-            there[record.id] = record.sealed
+            there[record.id] = (letter.lane, record.sealed)
     return there, corrupt, left
