@@ -7,7 +7,7 @@ import shlex
 import struct
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fluxy_sync.embedded import ServerBinary, find_server
 from tests.chaos.trial import need
@@ -15,6 +15,8 @@ from tests.chaos.trial import need
 SOURCE = Path(__file__).with_name("shim") / "disk.c"
 BEFORE, IN_THE_MIDDLE, AFTER = range(3)
 SECTOR = 512
+Grain = Literal["sectors", "bytes"]
+"""What garbage comes in. A disk writes whole sectors; the stretches of a few bytes are worse than any does."""
 _STATE = struct.Struct("=qqqqqq")
 STAYS = -1
 
@@ -99,7 +101,7 @@ class Disk:
     def _files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()] if self.folder.is_dir() else []
 
-    def lose(self, chance: random.Random) -> "Lost":
+    def lose(self, chance: random.Random, grain: Grain) -> "Lost":
         """Bring the files into a state that they may have after the cut, and put the power on again."""
         synced, entries = dict(self._was), []
         for line in self._log.read_text().splitlines():
@@ -115,7 +117,7 @@ class Disk:
         kept = chance.choice((0, len(entries), chance.randint(0, len(entries))))
         for entry in reversed(entries[kept:]):
             _undo(entry)
-        tails = [_lose_tail(path, synced.get(path.stat().st_ino, 0), chance) for path in self._files()]
+        tails = [_lose_tail(path, synced.get(path.stat().st_ino, 0), chance, grain) for path in self._files()]
         for path in self.folder.parent.glob("kept-*"):
             path.unlink()
         self.on()
@@ -144,8 +146,8 @@ def _undo(entry: Entry) -> None:
         os.link(entry.words[1], entry.words[0])
 
 
-def _lose_tail(path: Path, synced: int, chance: random.Random) -> tuple[int, bool]:
-    """Cut off what was not synced; or keep a part of it; or keep a part of which some sectors never got there.
+def _lose_tail(path: Path, synced: int, chance: random.Random, grain: Grain) -> tuple[int, bool]:
+    """Cut off what was not synced; or keep a part of it; or keep a part of which something never got there.
 
     Gives how much was not synced, and whether there is garbage in what is left.
     """
@@ -159,8 +161,18 @@ def _lose_tail(path: Path, synced: int, chance: random.Random) -> tuple[int, boo
         return unsynced, False
     with path.open("r+b") as file:
         for _ in range(chance.randint(1, 3)):
-            at = chance.randrange(left)
-            size = min(left - at, chance.choice((1, chance.randint(1, 64), SECTOR)))
-            file.seek(synced + at)
-            file.write(bytes(size) if chance.random() < 0.5 else chance.randbytes(size))
+            at, end = _stretch(synced, left, chance) if grain == "bytes" else _sector(synced, left, chance)
+            file.seek(at)
+            file.write(bytes(end - at) if chance.random() < 0.5 else chance.randbytes(end - at))
     return unsynced, True
+
+
+def _sector(synced: int, left: int, chance: random.Random) -> tuple[int, int]:
+    """Where one lies that holds something of what was not synced, without what was."""
+    at = (synced + chance.randrange(left)) // SECTOR * SECTOR
+    return max(synced, at), min(synced + left, at + SECTOR)
+
+
+def _stretch(synced: int, left: int, chance: random.Random) -> tuple[int, int]:
+    at = synced + chance.randrange(left)
+    return at, min(synced + left, at + chance.choice((1, chance.randint(1, 64))))
