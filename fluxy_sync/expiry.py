@@ -32,6 +32,11 @@ def deadline_at(when: datetime) -> Deadline:
     return Deadline(when.timestamp(), host(), time.time(), boottime())
 
 
+def is_out_of_reach(when: datetime) -> bool:
+    """Whether this machine's clock was never set, so that it would reach the date after decades only."""
+    return time.time() < EARLIEST <= when.timestamp()
+
+
 class UpstreamClock:
     """What the upstream's answers say of this machine's wall clock.
 

@@ -19,7 +19,7 @@ from kombu.utils.json import dumps, loads
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, InvalidOperation, Unreachable
-from fluxy_sync.expiry import deadline_at
+from fluxy_sync.expiry import deadline_at, is_out_of_reach
 from fluxy_sync.journal import NewRecord
 from fluxy_sync.journal.record import INVALID
 from fluxy_sync.operation import (
@@ -242,7 +242,7 @@ class SyncTask(Task):
             lane,
             operation_id,
             refused=refused,
-            countdown_s=_seconds_until(eta if eta is not None else countdown, "eta"),
+            countdown_s=seconds_to_wait(eta, countdown),
             expires_s=expires_s,
             halt=self._halts(on_dead),
             once=b"" if once is None else self.engine.once_hash(check_once(once)),
@@ -325,7 +325,7 @@ class SyncTask(Task):
         except InvalidOperation as error:  # of which Celery makes a Reject
             now.outcome = Outcome(Verdict.DEAD, _code(error), detail=str(error).encode())
             raise
-        now.retry_pause_s = _seconds_until(eta if eta is not None else options.get("countdown"), "eta")
+        now.retry_pause_s = seconds_to_wait(eta, options.get("countdown"))
         if (args, kwargs) != (tuple(old.args), old.kwargs):
             now.replacement = msgspec.structs.replace(old, args=args, kwargs=kwargs, generation=old.generation + 1)
         return self.AsyncResult(now.id)
@@ -383,6 +383,15 @@ def _redacted(error: BaseException | None) -> DeliveryFailed:
 def _date_of(when: datetime | str) -> datetime:
     at = datetime.fromisoformat(when) if isinstance(when, str) else when
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def seconds_to_wait(eta: datetime | str | None, countdown: float | None) -> float:
+    """Seconds until something may be sent. A date that can't be judged holds nothing: see the module ``expiry``."""
+    seconds = _seconds_until(eta if eta is not None else countdown, "eta")
+    if isinstance(eta, (str, datetime)) and is_out_of_reach(_date_of(eta)):
+        logger.warning("An eta was left out: this machine's clock isn't set; what it holds may be sent at once.")
+        return 0.0
+    return seconds
 
 
 def _seconds_until(when: float | datetime | str | None, name: str, *, farthest_s: float = FARTHEST_S) -> float:

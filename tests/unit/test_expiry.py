@@ -1,11 +1,16 @@
 """An expiry that is a date is judged only where the clocks can be trusted."""
 
+import time
+from datetime import UTC, datetime
 from email.utils import formatdate
+from types import SimpleNamespace
 
 import pytest
 
-from fluxy_sync.expiry import ASK_AGAIN_S, EARLIEST, UpstreamClock
+from fluxy_sync import expiry
+from fluxy_sync.expiry import ASK_AGAIN_S, EARLIEST, UpstreamClock, is_out_of_reach
 from fluxy_sync.operation import Deadline
+from fluxy_sync.tasks import seconds_to_wait
 
 NOW = EARLIEST + 300 * 86400.0  # what time it really is
 TEN_YEARS_S = 10 * 365.25 * 86400.0
@@ -107,3 +112,20 @@ def test_a_date_passes_while_the_gateway_is_off() -> None:
     machine.boot, machine.up_s = "second", 10_000.0
     machine.hear()
     assert machine.clock.has_passed(deadline) is True
+
+
+@pytest.mark.parametrize("wall_s", [0.0, EARLIEST - TEN_YEARS_S])
+def test_a_clock_that_was_never_set_lets_nothing_wait_for_decades(
+    monkeypatch: pytest.MonkeyPatch, wall_s: float
+) -> None:
+    """An ``eta`` of today isn't waited for by a clock that says 1970; one that was made by that clock is."""
+    monkeypatch.setattr(expiry, "time", SimpleNamespace(time=lambda: wall_s))
+    assert is_out_of_reach(datetime.fromtimestamp(NOW, UTC))
+    assert not is_out_of_reach(datetime.fromtimestamp(wall_s + 60.0, UTC))
+    assert seconds_to_wait(datetime.fromtimestamp(time.time() + 60.0, UTC).isoformat(), None) == 0.0
+    assert seconds_to_wait(None, 60.0) == 60.0
+
+
+def test_a_clock_that_was_set_lets_an_eta_wait() -> None:
+    """By this machine's clock, as Celery does."""
+    assert 50.0 < seconds_to_wait(datetime.fromtimestamp(time.time() + 60.0, UTC), None) <= 60.0
