@@ -399,7 +399,7 @@ def _letter(fields: Sequence[Any]) -> DeadLetter:
 
 
 def read_letter(value: bytes) -> LetterBody:
-    """Read a dead letter; its form stands in ``lua/_prelude.lua``."""
+    """Read a dead letter; its form stands in ``lua/_lanes.lua``."""
     lane, rest = value[1 : 1 + value[0]], value[1 + value[0] :]
     reason, rest = rest[1 : 1 + rest[0]], rest[1 + rest[0] :]
     retries, rest = struct.unpack(">I", rest[:4])[0], rest[4:]

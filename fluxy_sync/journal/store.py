@@ -63,12 +63,17 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> "redis.Redis":
     return client
 
 
+SHARED = ("_prelude", "_lanes")
+"""What stands in front of each script, in this order."""
+
+
 @functools.cache
 def script_source(name: str) -> bytes:
-    """A script as it is sent: its first line (the flags), the prelude, its body."""
+    """A script as it is sent: its first line (the flags), what all of them share, its body."""
     folder = importlib.resources.files("fluxy_sync.journal") / "lua"
     first, body = (folder / f"{name}.lua").read_bytes().split(b"\n", 1)
-    return first + b"\n" + (folder / "_prelude.lua").read_bytes() + body
+    shared = [(folder / f"{part}.lua").read_bytes() for part in SHARED]
+    return b"".join([first, b"\n", *shared, body])
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.errors import AcceptanceUnknown, QueueFull, StorageUnavailable
 from fluxy_sync.journal import Inventory, Journal, Quota, Store, connect
 from fluxy_sync.journal.journal import SCRIPTS
-from fluxy_sync.journal.store import NotSent, ReplyLost, explain, script_sha, script_source
+from fluxy_sync.journal.store import SHARED, NotSent, ReplyLost, explain, script_sha, script_source
 from tests.conftest import wait_until
 from tests.journal_steps import WORKER, claim, die, names, new, queue, waiting
 
@@ -266,7 +266,7 @@ def test_a_store_that_forgot_its_scripts(journal: Journal) -> None:
 def test_every_script_is_one_file(journal: Journal) -> None:
     """And each is known to the journal."""
     folder = Path(__file__).resolve().parents[2] / "fluxy_sync" / "journal" / "lua"
-    assert {path.stem for path in folder.glob("*.lua")} - {"_prelude"} == set(SCRIPTS)
+    assert {path.stem for path in folder.glob("*.lua")} - set(SHARED) == set(SCRIPTS)
 
 
 def test_a_connection_that_the_store_closed_is_replaced(journal: Journal) -> None:
