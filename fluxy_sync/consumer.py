@@ -6,13 +6,17 @@ where a store takes no writes during a failover. It also ends with a message tha
 would every worker after it. Whoever can write to the broker can send one; here it is dropped.
 """
 
+import bz2
 import contextlib
 import logging
+import lzma
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from kombu import compression
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import ConnectionError as StoreAway
@@ -25,6 +29,8 @@ REFUSAL_PAUSE_S = 1.0
 UNREADABLE = "A message that can't be read was dropped (%s)."
 MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 """What code that trusts a message raises for one that isn't as it should be."""
+MOST_BYTES = 64 * 1024 * 1024
+"""What a compressed message may become: a few bytes can ask for all memory."""
 
 
 @contextlib.contextmanager
@@ -59,6 +65,24 @@ def is_message(raw: Any) -> bool:
     texts = [properties.get("delivery_tag"), delivery.get("exchange"), delivery.get("routing_key")]
     may_be_missing = [raw.get(name) for name in ("body", "content-type", "content-encoding")]
     return all(isinstance(text, str) for text in texts + [text for text in may_be_missing if text is not None])
+
+
+def _bounded(decompressor: Callable[[], Any]) -> Callable[[bytes], bytes]:
+    def decompress(body: bytes) -> bytes:
+        one = decompressor()
+        found: bytes = one.decompress(body, MOST_BYTES)
+        if not one.eof:
+            raise ValueError(f"it isn't whole, or larger than {MOST_BYTES:,} bytes once it is decompressed")
+        return found
+
+    return decompress
+
+
+def bound_decompression() -> None:
+    """Let kombu, which decompresses each message that says so before anybody looks at it, stop at a size."""
+    compression.register(zlib.compress, _bounded(zlib.decompressobj), "application/x-gzip", ["gzip", "zlib"])
+    compression.register(bz2.compress, _bounded(bz2.BZ2Decompressor), "application/x-bz2", ["bzip2", "bzip"])
+    compression.register(lzma.compress, _bounded(lzma.LZMADecompressor), "application/x-lzma", ["lzma", "xz"])
 
 
 class QoS(kombu_redis.QoS):
@@ -142,6 +166,10 @@ def _checked(callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 class PatientConsumer(Consumer):
     """Celery's consumer, on such channels where the broker is a Redis."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound_decompression()
+        super().__init__(*args, **kwargs)
 
     class Blueprint(Consumer.Blueprint):
         """Its steps, each of which may find that the store refuses."""

@@ -1,9 +1,11 @@
 """Celery messages, control commands and hints from somebody without a key."""
 
+import bz2
 import json
+import lzma
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery import Celery
@@ -41,6 +43,8 @@ ODD_PROPERTIES: dict[str, Any] = {
     "delivery_info": {"exchange": 1}, "body_encoding": "rot13", "delivery_tag": ["a"], "reply_to": "x",
     "priority": "high"
 }  # fmt: skip
+BOMBS: dict[Callable[[bytes], bytes], str] = {zlib.compress: "zlib", bz2.compress: "bzip2", lzma.compress: "xz"}
+BOMB_BYTES = 128 * 1024 * 1024
 COMMANDS = ("shutdown", "pool_restart", "pool_grow", "revoke", "fluxy_consume", "rate_limit", "ping", "cancel_consumer")
 
 
@@ -85,6 +89,8 @@ def odd_ones(here: Scene) -> Iterator[bytes]:
     for name, value in ODD_PROPERTIES.items():
         yield forger.message(unsealed_body(), head | {"id": forger.id()}, **{name: value})
     yield forger.message(zlib.compress(unsealed_body()), head | {"id": forger.id(), "compression": "zlib"})
+    for pack, name in BOMBS.items():
+        yield forger.message(pack(bytes(BOMB_BYTES)), head | {"id": forger.id(), "compression": name})
     yield forger.message(b"cos\nsystem\n(S'true'\ntR.", head | {"id": forger.id()}, "application/x-python-serialize")
 
 
