@@ -230,15 +230,18 @@ def test_a_worker_that_is_stopped_as_a_task_begins_does_not_wait_for_it(gateway:
     gateway.worker_options = ["-l", "DEBUG", "-c", "1"]
     gateway.start("worker", FLUXY_SYNC_IMPORTS="tests.user_tasks", NOTES=str(notes))
     worker = gateway.processes["worker"]
+    app = create_app(gateway.settings())
+    inspect = app.control.inspect(timeout=0.2)
+    app.send_task("user.plain", args=("before",))
+    wait_until(notes.exists)
+    wait_until(lambda: [*(inspect.active() or {}).values()] == [[]])  # its end was heard
     (process,) = psutil.Process(worker.pid).children()
     process.suspend()
-    app = create_app(gateway.settings())
     app.send_task("user.plain", args=("once",))
-    inspect = app.control.inspect(timeout=0.2)
     wait_until(lambda: any((inspect.reserved() or {}).values()))
     wait_until(inspect.ping)  # it was written a turn of the loop later
     worker.terminate()
     gateway.wait_for("worker", "Worker: Stopping Pool")
     process.resume()
     assert worker.wait(20) == 0
-    assert notes.read_text() == "plain ('once',)\n"
+    assert notes.read_text() == "plain ('before',)\nplain ('once',)\n"
