@@ -55,9 +55,13 @@ class UpstreamClock:
         self._wall, self._uptime, self._machine = wall, uptime, machine
         self._booted_at: float | None = None  # by the upstream's clock
         self._asked = float("-inf")
+        self._noted = ""
 
     def note(self, date: str) -> None:
         """Take in the Date of an answer that has just come; what isn't a date says nothing."""
+        if date == self._noted:
+            return  # of the same second
+        self._noted = date
         at = http_date(date)
         if at is not None:
             self._booted_at = at.timestamp() - self._uptime()

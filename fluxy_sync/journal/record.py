@@ -6,7 +6,6 @@ write and check it (``lua/_prelude.lua``).
 """
 
 import re
-import uuid
 
 import msgspec
 
@@ -80,8 +79,18 @@ def pack_id(operation_id: str) -> bytes:
 
 
 def unpack_id(packed: bytes) -> str:
-    """Read what ``pack_id`` wrote."""
-    return str(uuid.UUID(bytes=packed[1:17])) if packed[0] == 0 else packed[1 : 1 + packed[0]].decode()
+    """Read what ``pack_id`` wrote.
+
+    Raises:
+        IndexError, ValueError: it isn't that.
+    """
+    if packed[0]:
+        return packed[1 : 1 + packed[0]].decode()
+    digits = packed[1:17].hex()
+    if len(digits) < 32:
+        raise ValueError("a UUID was cut off")
+    # By hand, since each settlement reads one: uuid.UUID takes ten times as long.
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse(record: bytes) -> StoredRecord:

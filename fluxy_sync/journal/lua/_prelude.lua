@@ -140,8 +140,13 @@ end
 -- Everything before `sealed` is its clear part. The check finds any single damaged byte of it: a weighted sum modulo
 -- a prime that is larger than each weight and each byte. It is no seal: who can write here can compute it, too.
 local function check_of(clear)
-  local sum = 0
-  for i = 1, #clear do sum = sum + i * string.byte(clear, i) end
+  local sum, rest = 0, 1
+  for i = 1, #clear - 7, 8 do -- eight in one call, since each transition comes through here
+    local a, b, c, d, e, f, g, h = string.byte(clear, i, i + 7)
+    sum = sum + i * (a + b + c + d + e + f + g + h) + b + 2 * c + 3 * d + 4 * e + 5 * f + 6 * g + 7 * h
+    rest = i + 8
+  end
+  for i = rest, #clear do sum = sum + i * string.byte(clear, i) end
   return struct.pack('>I2', sum % 65521)
 end
 

@@ -84,16 +84,16 @@ local function observe(what, bounds, ms)
   for i, bound in ipairs(bounds) do
     if ms <= bound then bucket = i; break end
   end
-  redis.set_repl(redis.REPL_NONE)
   add(HISTOGRAM, what .. bucket, 1)
   add(HISTOGRAM, what .. 'sum', ms)
-  redis.set_repl(redis.REPL_ALL)
 end
 
 local kept = false
 if status == 'ok' then
+  redis.set_repl(redis.REPL_NONE)
   if verdict == 'delivered' then observe('latency ', LATENCY_MS, math.max(0, book.now - head.accepted)) end
   if took_ms >= 0 then observe('response ', RESPONSE_MS, took_ms) end
+  redis.set_repl(redis.REPL_ALL)
   append_followers()
   if upstream_ms > 0 then put_off(upstream_ms) end
   if verdict == 'retry' then
