@@ -7,7 +7,9 @@ import pytest
 from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.journal import Inventory, Journal
 from fluxy_sync.journal.record import pack_id
+from fluxy_sync.journal.recount import recount
 from fluxy_sync.status import read_status
+from tests.chaos.agreement import Journaled
 from tests.journal_steps import WORKER, claim, die, idle, let_pass, letters, names, new, queue, settle_head
 
 ODD = [b"", b"\xff\xfe", b"x", b"nan", b"-1", b"1e308", b"9" * 30, b"a b c d"]
@@ -99,6 +101,24 @@ def keep_every_number(journal: Journal) -> None:
     put(journal, "counts", "forward", b"1")
     put(journal, "counts", "forward_at", b"0")
     put(journal, "pulse", "held", b"0")
+
+
+@pytest.mark.parametrize("places", [("dead",), ("dead:index",), ("dead", "dead:index")])
+def test_a_recount_finds_each_dead_letter_under_its_own_id(journal: Journal, places: tuple[str, ...]) -> None:
+    """Its key, or its place among the others, may be what was damaged: nothing of it is lost."""
+    die(journal, "one", "two", "three")
+    store, prefix = journal.store.client, journal.keys.prefix
+    was, damaged = pack_id("two"), b"\3tvo"
+    if "dead" in places:
+        store.hset(f"{prefix}dead", damaged, store.hget(f"{prefix}dead", was))
+        store.hdel(f"{prefix}dead", was)
+    if "dead:index" in places:
+        store.zadd(f"{prefix}dead:index", {damaged: store.zscore(f"{prefix}dead:index", was)})
+        store.zrem(f"{prefix}dead:index", was)
+    recount(journal)
+    assert {letter.id: letter.reason for letter in letters(journal)} == dict.fromkeys(("one", "two", "three"), "422")
+    assert Inventory(journal).find_letter("two") is not None
+    assert not Journaled(journal).disagreements()
 
 
 @pytest.mark.parametrize("value", ODD)

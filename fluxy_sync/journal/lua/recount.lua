@@ -9,7 +9,24 @@ local CHANGES = KEYS[LANE_KEYS + 1]
 book.pending, book.bytes, book.held = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 book.now = math.max(book.now, tonumber(ARGV[4])) -- else what is there would lie in the future
 
-local position, dead, cursor = 0, 0, '0'
+-- Each letter under its own id: the field, which is the id once more, may be what was damaged.
+local position, dead, cursor, strayed = 0, 0, '0', {}
+repeat
+  local found
+  cursor, found = unpack(redis.call('HSCAN', DEAD, cursor, 'COUNT', 100))
+  for i = 1, #found, 2 do
+    local head = parse(read_letter(found[i + 1]).record)
+    if not head.broken and head.id ~= found[i] then strayed[found[i]] = head.id end
+  end
+until cursor == '0'
+for field, id in pairs(strayed) do
+  if redis.call('HSETNX', DEAD, id, redis.call('HGET', DEAD, field)) == 1 then
+    local score = redis.call('ZSCORE', DEAD_INDEX, field)
+    if score then redis.call('ZADD', DEAD_INDEX, 'NX', score, id) end
+    redis.call('HDEL', DEAD, field)
+  end
+end
+
 for _, field in ipairs(redis.call('ZRANGE', DEAD_INDEX, 0, -1)) do
   if redis.call('HEXISTS', DEAD, field) == 0 then redis.call('ZREM', DEAD_INDEX, field) end
 end
