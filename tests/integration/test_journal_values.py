@@ -10,7 +10,7 @@ from fluxy_sync.journal.record import pack_id
 from fluxy_sync.journal.recount import recount
 from fluxy_sync.status import read_status
 from tests.chaos.agreement import Journaled
-from tests.journal_steps import WORKER, claim, die, idle, let_pass, letters, names, new, queue, settle_head
+from tests.journal_steps import WORKER, claim, die, idle, let_pass, letters, names, new, queue, settle_head, waiting
 
 ODD = [b"", b"\xff\xfe", b"x", b"nan", b"-1", b"1e308", b"9" * 30, b"a b c d"]
 
@@ -101,6 +101,16 @@ def keep_every_number(journal: Journal) -> None:
     put(journal, "counts", "forward", b"1")
     put(journal, "counts", "forward_at", b"0")
     put(journal, "pulse", "held", b"0")
+
+
+def test_after_a_recount_nothing_that_was_just_accepted_is_taken_for_new(journal: Journal) -> None:
+    """Whoever wasn't told that it was accepted asks again, and what was remembered of it may have been damaged."""
+    queue(journal, "op-0", "op-1")
+    journal.store.command("DEL", f"{journal.keys.prefix}recent")
+    recount(journal)
+    assert settle_head(journal, "delivered") == "op-0"
+    queue(journal, "op-0", "op-1")
+    assert waiting(journal) == ["op-1"]
 
 
 @pytest.mark.parametrize("places", [("dead",), ("dead:index",), ("dead", "dead:index")])

@@ -6,6 +6,7 @@
 -- Returns {operations, bytes, held 0|1, when the newest one was accepted (journal ms)}.
 local lane, key, CHANGES, claim_ms = ARGV[1], KEYS[LANE_KEYS + 1], KEYS[LANE_KEYS + 2], tonumber(ARGV[2])
 local OUT = '' -- no record is empty
+local JUST_MS = 5000
 local seen, out, tombstones, operations, bytes, newest = {}, 0, 0, 0, 0, 0
 local has_changes = redis.call('EXISTS', CHANGES) == 1
 
@@ -34,7 +35,11 @@ local function visit(record, index)
     note_size(lane, record)
     operations, bytes = operations + 1, bytes + #record
   end
-  if not head.broken then newest = math.max(newest, head.accepted) end
+  if not head.broken then
+    newest = math.max(newest, head.accepted)
+    -- Whoever wasn't told that it was accepted asks again: its id must be known, whatever became of that.
+    if head.accepted >= book.now - JUST_MS then redis.call('SADD', RECENT, head.id) end
+  end
 end
 
 redis.call('SREM', LARGE, lane)

@@ -248,7 +248,7 @@ class Strand:
             # Else a thread noted late what it had been told before the cut.
             self._set_apart({name for name in lost if notes.accepted[name] >= cut_at}, cut_at, disk)
             lost -= self._garbled
-        undone = notes.gone.keys() & there
+        undone = (notes.gone.keys() & there) - self._garbled  # of one that is there twice, one is left
         if self._kind.mode != "everysec":
             for name in lost | undone:
                 self._tell(name, cut_at, disk)
