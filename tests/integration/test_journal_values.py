@@ -113,6 +113,19 @@ def test_after_a_recount_nothing_that_was_just_accepted_is_taken_for_new(journal
     assert waiting(journal) == ["op-1"]
 
 
+@pytest.mark.parametrize("value", [b"x", b"1", b"999999999999"])
+def test_a_recount_remembers_few_ids_whatever_the_time_is(journal: Journal, value: bytes) -> None:
+    """Not those of all that waits: a store whose memory is small may hold a million."""
+    let_pass(journal, 3600)
+    queue(journal, *(f"op-{n}" for n in range(20)))
+    let_pass(journal, 3600)
+    queue(journal, "last", lane="b")
+    journal.store.command("DEL", f"{journal.keys.prefix}recent", f"{journal.keys.prefix}ready")
+    put(journal, "counts", "now", value)
+    recount(journal)
+    assert journal.store.command("SCARD", f"{journal.keys.prefix}recent") <= 1
+
+
 @pytest.mark.parametrize("places", [("dead",), ("dead:index",), ("dead", "dead:index")])
 def test_a_recount_finds_each_dead_letter_under_its_own_id(journal: Journal, places: tuple[str, ...]) -> None:
     """Its key, or its place among the others, may be what was damaged: nothing of it is lost."""

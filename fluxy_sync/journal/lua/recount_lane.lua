@@ -37,8 +37,9 @@ local function visit(record, index)
   end
   if not head.broken then
     newest = math.max(newest, head.accepted)
-    -- Whoever wasn't told that it was accepted asks again: its id must be known, whatever became of that.
-    if head.accepted >= book.now - JUST_MS then redis.call('SADD', RECENT, head.id) end
+    -- Whoever wasn't told that it was accepted asks again: its id must be known, whatever became of that. By the time
+    -- that was last written down; where that was damaged, nothing is near it: all ids of a large journal are too many.
+    if math.abs(head.accepted - book.read_now) <= JUST_MS then redis.call('SADD', RECENT, head.id) end
   end
 end
 
