@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from fluxy_sync.admin.acceptance import Unaccepted
 from fluxy_sync.app import cancel_anywhere, create_app, default_app
 from fluxy_sync.doctor import Report, examine_app
 from fluxy_sync.engine import Engine
@@ -238,9 +239,36 @@ class FluxySync:
             to: 'tail', behind what waits in their lanes, or 'head', in front of it.
             body: another body for one operation, which then goes out under a new Idempotency-Key.
 
-        Returns how many went back.
+        Returns how many went back. What was never accepted stays: see ``accept``.
+
+        Raises:
+            InvalidOperation: one that is named was never accepted, or the body can't be sent; nothing changed.
         """
         return self.maintenance.replay(ids, end=to, body=body)
+
+    def examine(self, letter_id: str) -> Unaccepted:
+        """Open a dead letter that was never accepted (it came unsealed, or for another place), to judge it.
+
+        What it gives, task, args and kwargs, is all that would be sent.
+
+        Raises:
+            InvalidOperation: there is none with that id, or it was accepted.
+            UnknownKey, CorruptRecord: it can't be opened.
+        """
+        return self.maintenance.examine(letter_id)
+
+    def accept(self, letter_id: str, *, digest: str) -> str:
+        """Accept a dead letter that never was: it becomes a new operation at the end of its lane. Returns the new id.
+
+        Anybody who can write to the broker can have sent it, and the gateway adds its credentials.
+
+        Args:
+            digest: that of what ``examine`` gave, so that nothing else is accepted in its place.
+
+        Raises:
+            InvalidOperation: the digest is that of something else, or it is gone; nothing was accepted.
+        """
+        return self.maintenance.accept(letter_id, digest)
 
     def drop(self, ids: str | Iterable[str] | None = None) -> int:
         """Delete dead letters (all, if none is named) for good. Returns how many went."""

@@ -1,10 +1,15 @@
-"""Raw messages of a SyncTask, sent by somebody who doesn't use our app: journalled before they are acked."""
+"""Raw messages of a SyncTask, sent by somebody who doesn't use our app: journalled before they are acked.
+
+One that nobody with a key may have meant is kept as a dead letter. Of it only the task and its arguments are taken: see
+``admin/acceptance.py``.
+"""
 
 import logging
 from typing import Any
 
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from fluxy_sync.admin.acceptance import unaccepted_id
 from fluxy_sync.consumer import MALFORMED
 from fluxy_sync.errors import FluxySyncError, InvalidOperation, SealError, StorageUnavailable
 from fluxy_sync.journal.record import MISPLACED, UNSEALED
@@ -39,8 +44,10 @@ def _take(task: SyncTask, app: Any, message: Any) -> None:
         message.accept = ACCEPTED
         args, kwargs, embed = message.decode()
         doubt = _doubt(task, app, message, embed)
-        options = _options(message.headers, embed)
-        record = task.new_record(args, kwargs, _id_of(message), refused=bool(doubt), **options)
+        if doubt:
+            _set_apart(task, message, doubt, args, kwargs)
+            return
+        record = task.new_record(args, kwargs, _id_of(message), **_options(message.headers, embed))
     except (ContentDisallowed, DecodeError, SealError, InvalidOperation, *MALFORMED) as error:
         logger.error("A raw message of %s was refused (%s); nothing was accepted.", task.name, type(error).__name__)
         return
@@ -49,11 +56,19 @@ def _take(task: SyncTask, app: Any, message: Any) -> None:
     except FluxySyncError as error:
         logger.error("A raw message of %s was refused: %s", task.name, error)
         return
-    if doubt:
-        logger.error("A message of %s was moved to the dead letters (%s): it may be forged.", task.name, doubt)
-        task.engine.journal.bury(record, doubt)
-    elif task.engine.accept([record]).woken:
+    if task.engine.accept([record]).woken:
         wake(app)
+
+
+def _set_apart(task: SyncTask, message: Any, doubt: str, args: Any, kwargs: Any) -> None:
+    """Keep what may be forged as a dead letter, under an id that it can't choose, without what Celery would act on."""
+    claimed_id = _id_of(message)
+    letter_id = unaccepted_id(task.name, claimed_id, message.content_type, message.body)
+    task.engine.journal.bury(task.unaccepted_record(args, kwargs, letter_id), doubt)
+    logger.error(
+        "A message of %s that claims the id %s was moved to the dead letters as %s (%s): it may be forged.",
+        task.name, claimed_id, letter_id, doubt,
+    )  # fmt: skip
 
 
 def _doubt(task: SyncTask, app: Any, message: Any, embed: dict[str, Any]) -> str:

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fluxy_sync.admin.acceptance import Unaccepted, examine, is_unaccepted, refuse_replay, seal_accepted
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, InvalidOperation, SealError
 from fluxy_sync.journal import DeadLetter, Inventory, StoredRecord, Waiting
 from fluxy_sync.journal.inventory import PAGE_LETTERS, PAUSED, End, LetterBody
-from fluxy_sync.journal.record import INVALID, REFUSED, parse
+from fluxy_sync.journal.record import parse
 from fluxy_sync.operation import DEFAULT_LANE, OWN_LANE_MARK, Operation, check_size, encode_body
 from fluxy_sync.outcome import EXPIRED
 
@@ -133,7 +134,7 @@ class Maintenance:
         yield from (name for name in self._engine.journal.lanes() if name not in likely)
 
     def reveal(self, found: Found) -> Operation:
-        """Open an operation, payload and all; that goes into the audit log.
+        """Open an operation that was accepted, payload and all; that goes into the audit log.
 
         Raises:
             UnknownKey, CorruptRecord: it can't be opened.
@@ -141,11 +142,53 @@ class Maintenance:
         self.note("reveal", found.entry.id)
         if found.stored is None:
             raise CorruptRecord("the record is damaged: nothing of it can be opened")
-        return self._engine.open(found.stored, found.entry.lane, refused=_was_refused(found.entry))
+        return self._engine.open(found.stored, found.entry.lane)
 
     def reveal_detail(self, found: Found) -> bytes:
         """What was kept beside a dead letter: the first bytes of the answer, or an error's text."""
         return self._engine.open_detail(found.detail, found.entry.lane, found.entry.id)
+
+    # --- what was never accepted
+
+    def examine(self, operation_id: str) -> Unaccepted:
+        """Open a dead letter that was never accepted: all that would be sent, and its digest. Goes into the audit log.
+
+        Raises:
+            InvalidOperation: there is none with that id, it was accepted, or there is no key here.
+            UnknownKey, CorruptRecord: it can't be opened.
+        """
+        self.note("reveal", operation_id)
+        return self._examine(operation_id)
+
+    def _examine(self, operation_id: str) -> Unaccepted:
+        letter = self.inventory.find_letter(operation_id)
+        found = None if letter is None else examine(self._engine, letter)
+        if found is None:
+            raise InvalidOperation(f"no dead letter has the id {operation_id}: see 'fluxy-sync dead ls'")
+        return found
+
+    def accept(self, operation_id: str, digest: str) -> str:
+        """Make a dead letter that was never accepted a new operation at the end of its lane. Returns that one's id.
+
+        Args:
+            digest: of what ``examine`` showed.
+
+        Raises:
+            InvalidOperation: it isn't what was shown, or can't be accepted; nothing was.
+            UnknownKey, CorruptRecord: it can't be opened.
+        """
+        found = self._examine(operation_id)
+        new = seal_accepted(self._engine, found, digest)
+        self.note("accept", f"{operation_id}, {found.digest}, as {new.id}")
+        done, woken = self.inventory.accept(found.letter, found.raw, new)
+        if not done:
+            raise InvalidOperation(
+                f"{operation_id} was changed, dropped or accepted meanwhile: see 'fluxy-sync audit'; "
+                "nothing was accepted"
+            )
+        if woken:
+            self._wake()
+        return new.id
 
     # --- dead letters
 
@@ -153,32 +196,23 @@ class Maintenance:
         """Put dead letters back into their lanes, in their original order. Returns how many went.
 
         Args:
-            ids: which; None for all that were accepted. One that was refused is accepted by naming it.
+            ids: which; None for all that were accepted. What was never accepted stays where it is: see ``accept``.
             end: behind what waits in their lanes, or in front of it (behind an operation that is being sent).
             body: another body, for one operation: it goes out under a new key then.
 
         Raises:
-            InvalidOperation: the body can't be sent, or the operation has none, or it was refused and can't be
-                accepted here; nothing changed.
+            InvalidOperation: the body can't be sent, the operation has none, or one that is named was never
+                accepted; nothing changed.
             UnknownKey, CorruptRecord: it has to be opened for that, and can't be.
         """
         letters = self._select(ids)
+        if ids is not None:
+            letters = iter(list(map(_replayable, letters)))  # all of them, before anything changes
         if body is not UNCHANGED:
             return self._replay_edited(list(letters), end, body)
-        parts: Iterator[Part]
-        if ids is None:
-            parts = ((letter, self._without_date(letter)) for letter in letters if not _was_refused(letter))
-        else:
-            parts = iter([(letter, self._accepted(letter)) for letter in letters])
+        parts = ((letter, self._without_date(letter)) for letter in letters if not is_unaccepted(letter))
         self.note("replay", "all" if ids is None else ", ".join(ids if not isinstance(ids, str) else [ids]))
         return self._replay_at_head(parts) if end == "head" else self._replay_at_tail(parts)
-
-    def _accepted(self, letter: DeadLetter) -> bytes:
-        """Another sealed part for one that was refused, with which it is accepted; for the others see below."""
-        if not _was_refused(letter):
-            return self._without_date(letter)
-        operation = self._open_refused(letter)
-        return b"" if operation is None else self._engine.seal_bytes(operation, letter.lane, letter.id)
 
     def _without_date(self, letter: DeadLetter) -> bytes:
         """Another sealed part for one whose date has passed, or it would expire again; none for the others.
@@ -189,25 +223,19 @@ class Maintenance:
             return b""
         whole = self.inventory.letter(letter.member)
         try:
-            operation = None if whole is None else self._engine.open(parse(whole.record), letter.lane)
+            operation = None if whole is None else self._open_letter(letter, whole)
         except SealError:
             return b""  # it says so itself when its turn comes
         if operation is None or operation.deadline is None:
             return b""
         return self._engine.seal_bytes(msgspec.structs.replace(operation, deadline=None), letter.lane, letter.id)
 
-    def _open_refused(self, letter: DeadLetter) -> Operation | None:
-        if letter.reason == INVALID:
-            raise InvalidOperation(
-                f"the arguments of {letter.id} don't fit its task, so it can't be sent; nothing changed"
-            )
-        if not self._engine.settings.key_texts:
-            raise InvalidOperation(
-                f"{letter.id} came from somebody without a key: only who has the keys can accept it, by "
-                "'fluxy-sync dead replay'; nothing changed"
-            )
-        whole = self.inventory.letter(letter.member)
-        return None if whole is None else self._engine.open(parse(whole.record), letter.lane, refused=True)
+    def _open_letter(self, letter: DeadLetter, whole: LetterBody) -> Operation:
+        """What will be sealed for its id must have been sealed for that: its record may have been exchanged."""
+        stored = parse(whole.record)
+        if stored.id != letter.id:
+            raise CorruptRecord(f"the dead letter {letter.id} holds the record of another one")
+        return self._engine.open(stored, letter.lane)
 
     def _select(self, ids: Iterable[str] | None) -> Iterator[DeadLetter]:
         if ids is None:
@@ -247,8 +275,7 @@ class Maintenance:
         return self._put_back([(letter, sealed)], end)
 
     def _edited(self, letter: DeadLetter, whole: LetterBody, body: Any) -> Operation:
-        opened = self._open_refused(letter) if _was_refused(letter) else None
-        old = opened or self._engine.open(parse(whole.record), letter.lane)
+        old = self._open_letter(letter, whole)
         if not (len(old.args) == 2 and old.kwargs.keys() <= {"body", "headers"}):
             raise InvalidOperation("only an HTTP operation has a body that can be replaced; nothing changed")
         encoded = encode_body(body)
@@ -347,9 +374,9 @@ def _parsed(raw: bytes) -> StoredRecord | None:
         return None
 
 
-def _was_refused(entry: Waiting | DeadLetter) -> bool:
-    """Whether it was never accepted. Somebody may have changed that word: what matters is how it opens."""
-    return isinstance(entry, DeadLetter) and entry.reason in REFUSED
+def _replayable(letter: DeadLetter) -> DeadLetter:
+    refuse_replay(letter)
+    return letter
 
 
 def chunks(letters: Iterable[T]) -> Iterator[list[T]]:

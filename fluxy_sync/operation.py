@@ -21,6 +21,7 @@ MAX_ONCE_CHARACTERS = 500
 MAX_PATH_BYTES = 8192
 MAX_HEADERS_BYTES = 16 * 1024
 OWN_LANE_MARK = "~"  # starts the names of lanes that the engine makes for `lane=None`
+UNACCEPTED_MARK = "unaccepted-"  # starts the ids of messages that are kept, but were never accepted
 ENGINE_HEADERS = frozenset(
     {"idempotency-key", "fluxy-attempt", "fluxy-fence", "host", "content-length", "transfer-encoding", "connection"}
 )
@@ -153,6 +154,16 @@ def check_operation_id(operation_id: str) -> str:
         raise InvalidOperation(
             "an operation's id is 1 to 200 printable ASCII characters without quote, backslash and space; "
             "leave it out to get a UUID; nothing was accepted"
+        )
+    return operation_id
+
+
+def check_new_id(operation_id: str) -> str:
+    """Return the id if a new operation may have it."""
+    if check_operation_id(operation_id).startswith(UNACCEPTED_MARK):
+        raise InvalidOperation(
+            f"an operation's id can't begin with '{UNACCEPTED_MARK}': that is how messages are named that were never "
+            "accepted; nothing was accepted"
         )
     return operation_id
 

@@ -16,6 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.result import AsyncResult
 from kombu.utils.json import dumps, loads
 
+from fluxy_sync.admin.acceptance import unaccepted_id
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, InvalidOperation, Unreachable
@@ -30,8 +31,8 @@ from fluxy_sync.operation import (
     Outcome,
     Verdict,
     check_lane,
+    check_new_id,
     check_once,
-    check_operation_id,
     new_operation_id,
 )
 from fluxy_sync.outcome import Rules, check_rules
@@ -202,7 +203,9 @@ class SyncTask(Task):
         """The tail of a chain was accepted with its first step: refused when it is reached, it is a dead letter."""
         operation_id = task_id or new_operation_id()
         operation = Operation(tuple(args), dict(kwargs), self.name)
-        self.engine.journal.bury(self.engine.seal(operation, DEFAULT_LANE, operation_id, refused=True), INVALID)
+        for letter_id in (operation_id, unaccepted_id(self.name, operation_id, INVALID, operation.encode())):
+            if self.engine.journal.bury(self.engine.seal(operation, DEFAULT_LANE, letter_id, refused=True), INVALID):
+                break  # the first id is taken where another operation died under it
         logger.error(
             "The operation %s follows from another one, but its arguments don't fit %s (a .s() in a chain?): "
             "it was moved to the dead letters.", operation_id, self.name,
@@ -223,11 +226,10 @@ class SyncTask(Task):
         countdown: float | None = None,
         eta: datetime | str | None = None,
         expires: float | datetime | str | None = None,
-        refused: bool = False,
         **options: Any,
     ) -> NewRecord:
-        """Check and seal one operation, without accepting it; one that is ``refused`` can only be buried."""
-        operation_id = check_operation_id(task_id) if task_id else new_operation_id()
+        """Check and seal one operation, without accepting it."""
+        operation_id = check_new_id(task_id) if task_id else new_operation_id()
         lane = check_lane(self.lane if lane is _UNSET else lane, operation_id)
         self._check_types(args, kwargs, policy)
         args, kwargs = self.canonical(args, kwargs)
@@ -241,11 +243,18 @@ class SyncTask(Task):
             operation,
             lane,
             operation_id,
-            refused=refused,
             countdown_s=seconds_to_wait(eta, countdown),
             expires_s=expires_s,
             halt=self._halts(on_dead),
             once=b"" if once is None else self.engine.once_hash(check_once(once)),
+        )
+
+    def unaccepted_record(self, args: Sequence[Any], kwargs: Mapping[str, Any], letter_id: str) -> NewRecord:
+        """Check and seal a call that isn't accepted: it can only be buried."""
+        self._check_types(args, kwargs, None)
+        args, kwargs = self.canonical(args, kwargs)
+        return self.engine.seal(
+            Operation(args, kwargs, self.name), check_lane(self.lane, letter_id), letter_id, refused=True
         )
 
     def _expiry(self, expires: float | datetime | str | None) -> tuple[float, Deadline | None]:

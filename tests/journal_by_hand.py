@@ -86,7 +86,8 @@ class ByHand(JournalState):
         """Put dead letters back, each with another sealed part or b"": which went, and whether the token was won."""
         gone = []
         for operation_id, sealed in letters:
-            letter = self._exhume(operation_id)
+            is_foreign = operation_id in self.dead and self.dead[operation_id].is_foreign
+            letter = None if is_foreign else self._exhume(operation_id)
             if letter:
                 entry = self._renew(letter, sealed)
                 if end == "tail":
@@ -129,6 +130,16 @@ class ByHand(JournalState):
             lane.advance()
             lane.rest(self.now)
 
-    def bury_foreign(self, record: NewRecord, reason: str) -> None:
-        """Keep one that was never accepted."""
+    def bury_foreign(self, record: NewRecord, reason: str) -> bool:
+        """Keep one that was never accepted, unless a dead letter has its id."""
+        if record.id in self.dead:
+            return False
         self.bury(record.lane, Entry(record.id, self.now, 0, 0, record.sealed), reason)
+        return True
+
+    def accept_foreign(self, name: str, record: NewRecord) -> tuple[bool, bool]:
+        """Accept one under another id, which nothing may have: whether that was done, and the wake token won."""
+        if record.id in self.known or record.id in self.dead:
+            return False, False
+        self._exhume(name)
+        return True, self.accept(record) and self.win_wake()

@@ -13,11 +13,12 @@ import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from fluxy_sync.errors import QueueFull
-from fluxy_sync.journal import Claim, Idle, Inventory, Journal, NewRecord, Quota, Store
+from fluxy_sync.journal import Claim, DeadLetter, Idle, Inventory, Journal, NewRecord, Quota, Store
 from fluxy_sync.journal.journal import CLAIM_S
-from fluxy_sync.journal.record import parse
+from fluxy_sync.journal.record import REFUSED, parse
 from tests.journal_model import Full, Grant, JournalModel, Settling
 from tests.journal_reading import expected, keys_of, read
+from tests.journal_state import Letter
 from tests.journal_steps import ClockByHand
 
 LANES = ("default", "sensor:7", "~ein Weg")
@@ -29,7 +30,7 @@ QUOTAS = (
 )
 CLAIM_MS = round(CLAIM_S * 1000)
 ONCE_MS = 10_000
-AN_HOUR_MS = 3_600_000
+A_MONTH_MS = 30 * 86_400_000  # more than all that passes by itself in one course
 WAKE_MARGIN_MS = 1500
 
 lanes = st.sampled_from(LANES)
@@ -61,6 +62,7 @@ class JournalCourse(RuleBasedStateMachine):
         self.order: dict[str, list[str]] = {lane: [] for lane in LANES}  # what waits, as it was promised
         self.accepted: set[str] = set()
         self.ended: set[str] = set()  # delivered, or taken back
+        self.shown: list[tuple[DeadLetter, bytes, Letter]] = []  # what a person has read of dead letters
         self.made = 0
         self.rev = 0
         self.client.hset(self.keys["counts"], "now", self.model.now)
@@ -194,6 +196,6 @@ class JournalCourse(RuleBasedStateMachine):
             assert names == self.order[lane], "what was accepted and isn't gone waits, in the order of acceptance"
             assert lane in found["ready"] or lane in found["held"] or not records, "never claimed again"
             waiting |= set(names)
-        dead = {name for name, *_ in found["dead"]}
+        dead = {name for name, _, reason, *_ in found["dead"] if reason not in REFUSED}
         assert self.accepted == waiting | dead | self.ended
         assert len(self.accepted) == len(waiting) + len(dead) + len(self.ended)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fluxy_sync.journal import Journal
-from fluxy_sync.journal.inventory import read_letter
-from fluxy_sync.journal.record import unpack_id
+from fluxy_sync.journal.inventory import SET_ASIDE, read_letter
+from fluxy_sync.journal.record import pack_id, unpack_id
 from tests.journal_state import Holding, JournalState, Once, Retry
 
 KEYS = (
@@ -48,7 +48,7 @@ def read(journal: Journal, lanes: Sequence[str]) -> dict[str, Any]:
         "retries": {lane.decode(): _retry(state) for lane, state in retries.items()},
         "held": {lane.decode(): state.decode() for lane, state in held.items()},
         "held for": {name.decode(): int(count) for name, count in why.items()},
-        "dead": [(unpack_id(member), *_letter(dead[member])) for member, _ in index],
+        "dead": [(_name(member, int(score)), *_letter(dead[member])) for member, score in index],
         "cancelled": {lane.decode(): int(count) for lane, count in cancelled.items()},
         "once": {key: _once(value, ends.get(key)) for key, value in once.items()},
         "gate": {name.decode() for name in gate} - {"opens_at", "since", "trial_at"},
@@ -105,6 +105,12 @@ def _retry(state: bytes) -> Retry:
 def _letter(value: bytes) -> tuple[str, str, int, bytes, bytes]:
     letter = read_letter(value)
     return letter.lane, letter.reason, letter.retries, letter.detail, letter.record
+
+
+def _name(member: bytes, number: int) -> str:
+    """An id, or the name of a letter that was set aside."""
+    name = unpack_id(member)
+    return name if pack_id(name) == member else f"{SET_ASIDE}{number}"
 
 
 def _once(value: bytes, ends: int | None) -> Once:

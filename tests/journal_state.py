@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fluxy_sync.journal import NewRecord
-from fluxy_sync.journal.record import pack_id
+from fluxy_sync.journal.inventory import SET_ASIDE
+from fluxy_sync.journal.record import REFUSED, pack_id
 
 CAUSES = ("paused", "unauthorized", "offline")  # the first that holds is shown
 TRIAL_MS = 30_000
@@ -137,6 +138,12 @@ class Letter:
     retries: int
     detail: bytes
     entry: Entry
+    number: int
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it was never accepted."""
+        return self.reason in REFUSED
 
     @property
     def size(self) -> int:
@@ -169,6 +176,7 @@ class JournalState:
         self.now = 1
         self.lanes = {name: Lane() for name in lanes}
         self.dead: dict[str, Letter] = {}  # in the order in which they died
+        self.last_number = 0  # of a dead letter
         self.once: dict[bytes, Once] = {}
         self.once_ms = once_ms
         self.known: set[str] = set()
@@ -289,10 +297,19 @@ class JournalState:
         return once if once and (once.ends is None or once.ends > self.now) else None
 
     def bury(self, name: str, entry: Entry, reason: str, detail: bytes = b"") -> None:
-        """Keep it as a dead letter; the caller takes it out of its lane and calls ``halt_for`` afterwards."""
+        """Keep it as a dead letter; the caller takes it out of its lane and calls ``halt_for`` afterwards.
+
+        It takes the place of one that died before under its id; one that was never accepted is set aside for it.
+        """
         self.leave(entry)
+        self.last_number += 1
+        earlier = self.dead.get(entry.id)
+        if earlier and earlier.is_foreign:
+            aside = f"{SET_ASIDE}{earlier.number}"
+            self.dead = {aside if key == entry.id else key: letter for key, letter in self.dead.items()}
         self.dead.pop(entry.id, None)
-        self.dead[entry.id] = Letter(name, reason, self.lanes[name].count(entry.id), detail, entry)
+        retries = self.lanes[name].count(entry.id)
+        self.dead[entry.id] = Letter(name, reason, retries, detail, entry, self.last_number)
         self.totals["dead"] += 1
 
     def halt_for(self, name: str, entry: Entry) -> None:

@@ -38,7 +38,7 @@ COLUMNS = (
 
 @click.group(cls=OrderedGroup)
 def dead() -> None:
-    """See, replay or drop the operations that gave up.
+    """See, replay or drop the operations that gave up; accept what was never accepted.
 
     \b
     Examples:
@@ -133,7 +133,7 @@ def replay(
 ) -> None:
     """Put dead letters back into their lanes, in their original order.
 
-    Those that were never accepted (they came unsealed, or for another place) only go if they are named.
+    Those that were never accepted (they came unsealed, or for another place) stay: see 'fluxy-sync dead accept'.
 
     \b
     Examples:
@@ -158,6 +158,34 @@ def _new_body(argument: str | None) -> dict[str, Any]:
 
     data = read_body(argument)
     return {} if data is None else {"body": data.encode() if isinstance(data, str) else data}
+
+
+# --- dead accept
+
+
+@dead.command()
+@dead_id_argument
+@click.option("--digest", metavar="SHA256", required=True, help="Of what 'dead show ID --reveal' showed.")
+@json_option
+def accept(operation_id: str, digest: str, as_json: bool) -> None:
+    """Accept a message that came unsealed or for another place: it is sent, with the gateway's credentials.
+
+    Anybody who can write to the broker can have sent it. Read it first: 'fluxy-sync dead show ID --reveal' shows all
+    that would be sent, and its digest. It becomes a new operation at the end of its lane, with a new id; that goes into
+    the audit log.
+
+    \b
+    Examples:
+      fluxy-sync dead show unaccepted-6f1c0b5f2c7f4a7db6a3f0a9d6f3c1e2 --reveal
+      fluxy-sync dead accept unaccepted-6f1c0b5f2c7f4a7db6a3f0a9d6f3c1e2 --digest sha256:9f86d0...
+    """
+    from fluxy_sync.cli.access import open_waking
+
+    accepted_id = open_waking().accept(operation_id, digest)
+    if as_json:
+        print_json({"accepted": operation_id, "id": accepted_id})
+    else:
+        click.echo(f"{operation_id} was accepted as operation {accepted_id}.")
 
 
 # --- dead drop

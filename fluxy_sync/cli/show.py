@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +12,7 @@ from fluxy_sync.cli.exits import CommandFailed
 from fluxy_sync.cli.ls import in_time, to_record
 from fluxy_sync.cli.options import id_argument, lane_option, reveal_option
 from fluxy_sync.cli.output import clock, json_option, make_console, print_json, rfc3339
+from fluxy_sync.journal.record import REFUSED
 from fluxy_sync.operation import SYNC_OP, Operation
 from fluxy_sync.words import duration, gate_text, many, reason_text, size_text, visible
 
@@ -57,6 +58,13 @@ def tell(
     maintenance: "Maintenance", found: "Found", reveal: bool, as_json: bool, status: "Status | None" = None
 ) -> None:
     """Print an operation; what it says only with ``reveal``, and after the audit log has it."""
+    from fluxy_sync.admin.acceptance import is_unaccepted
+
+    if reveal and is_unaccepted(found.entry):
+        from fluxy_sync.cli.unaccepted import tell_unaccepted
+
+        tell_unaccepted(maintenance.examine(found.entry.id), as_json)
+        return
     opened = maintenance.reveal(found) if reveal else None
     detail = maintenance.reveal_detail(found) if reveal else b""
     hindered = {} if status is None else _hindered(maintenance, found.entry, status)
@@ -96,12 +104,22 @@ def letter_record(letter: "DeadLetter") -> dict[str, Any]:
 def _revealed(operation: Operation, detail: bytes) -> dict[str, Any]:
     answer = {"detail": encoded(detail)} if detail else {}
     if operation.task != SYNC_OP:
-        call = {"name": operation.task, "args": operation.args, "kwargs": operation.kwargs}
-        return {"task": json.loads(json.dumps(call, default=_plain)), **answer}
+        return {"task": {"name": operation.task} | as_call(operation), **answer}
+    return request_record(operation) | answer
+
+
+def as_call(operation: Operation) -> dict[str, Any]:
+    """The arguments of an operation for machines."""
+    call: dict[str, Any] = json.loads(json.dumps({"args": operation.args, "kwargs": operation.kwargs}, default=plain))
+    return call
+
+
+def request_record(operation: Operation) -> dict[str, Any]:
+    """The request of a ``sync_op`` for machines."""
     method, path = operation.args
     headers, body = operation.kwargs.get("headers") or {}, operation.kwargs.get("body")
-    request = {"method": method, "path": path, "headers": headers, "body": None if body is None else encoded(body)}
-    return {"request": request, **answer}
+    shown_body = None if body is None else encoded(body)
+    return {"request": {"method": method, "path": path, "headers": headers, "body": shown_body}}
 
 
 def encoded(data: bytes) -> dict[str, str]:
@@ -112,7 +130,8 @@ def encoded(data: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON has no form for."""
     return encoded(bytes(value)) if isinstance(value, (bytes, bytearray, memoryview)) else repr(value)
 
 
@@ -122,7 +141,7 @@ def _plain(value: Any) -> Any:
 def _print(entry: "Waiting | DeadLetter", hindered: Mapping[str, Any], opened: Operation | None, detail: bytes) -> None:
     from fluxy_sync.journal import DeadLetter
 
-    _print_pairs(dict(_letter_pairs(entry) if isinstance(entry, DeadLetter) else _waiting_pairs(entry, hindered)))
+    print_pairs(letter_pairs(entry) if isinstance(entry, DeadLetter) else _waiting_pairs(entry, hindered))
     if opened is not None:
         click.echo()
         _print_opened(opened)
@@ -130,7 +149,8 @@ def _print(entry: "Waiting | DeadLetter", hindered: Mapping[str, Any], opened: O
         _print_part("what was kept of the failure", detail)
 
 
-def _print_pairs(pairs: Mapping[str, str]) -> None:
+def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values in two columns; without those that have none."""
     from rich.table import Table
     from rich.text import Text
 
@@ -138,9 +158,9 @@ def _print_pairs(pairs: Mapping[str, str]) -> None:
     table = Table.grid(padding=(0, 3))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name, value in pairs.items():
+    for name, value in pairs:
         if value:
-            table.add_row(name, Text(visible(value)))
+            table.add_row(Text(visible(name)), Text(visible(value)))
     console.print(table)
 
 
@@ -159,10 +179,11 @@ def _waiting_pairs(one: "Waiting", hindered: Mapping[str, Any]) -> Iterator[tupl
     yield from _both(one)
 
 
-def _letter_pairs(letter: "DeadLetter") -> Iterator[tuple[str, str]]:
+def letter_pairs(letter: "DeadLetter") -> Iterator[tuple[str, str]]:
+    """What is known of a dead letter without a key."""
     yield "operation", letter.id
     yield "lane", letter.lane
-    yield "state", "dead: kept, not sent"
+    yield "state", "dead: never accepted, not sent" if letter.reason in REFUSED else "dead: kept, not sent"
     yield "why", reason_text(letter.reason)
     yield "died", f"{clock(letter.died_at)} UTC"
     yield "retries", f"{letter.retries:,}"
@@ -176,12 +197,17 @@ def _both(entry: "Waiting | DeadLetter") -> Iterator[tuple[str, str]]:
 
 def _print_opened(operation: Operation) -> None:
     if operation.task != SYNC_OP:
-        _print_pairs({"task": operation.task})
+        print_pairs([("task", operation.task)])
         call = {"args": operation.args, "kwargs": operation.kwargs}
-        _print_part("arguments", json.dumps(call, default=_plain).encode())
+        _print_part("arguments", json.dumps(call, default=plain).encode())
         return
     method, path = operation.args
-    _print_pairs({"request": f"{method} {path}"} | dict(operation.kwargs.get("headers") or {}))
+    print_pairs([("request", f"{method} {path}")])
+    headers = operation.kwargs.get("headers") or {}
+    if headers:
+        click.echo(f"\n{many(len(headers), 'header')}:")
+    for name, value in headers.items():
+        click.echo(f"{visible(name)}: {visible(value)}")
     body = operation.kwargs.get("body")
     if body is not None:
         _print_part("body", body)

@@ -22,6 +22,7 @@ LANES_AT_ONCE = 500
 LATEST_S = 253_402_300_799  # the end of the year 9999: a later time is damaged
 PAUSED = "paused"
 DAMAGED = "damaged-"  # starts the name of a dead letter whose id can't be read
+SET_ASIDE = "set-aside-"  # and of one that was never accepted, and claims the id of an operation
 
 State = Literal["pending", "retrying", "syncing"]
 End = Literal["head", "tail"]
@@ -207,8 +208,8 @@ class Inventory:
     def find_letter(self, operation_id: str) -> DeadLetter | None:
         """The dead letter with that id."""
         score = self._journal.store.command("ZSCORE", self._journal.keys.dead_index, record.pack_id(operation_id))
-        if score is None and (damaged := _DAMAGED.fullmatch(operation_id)):
-            score = damaged[1]
+        if score is None and (numbered := _NUMBERED.fullmatch(operation_id)):
+            score = numbered[1]
         if score is None:
             return None
         found = next(self.letters(after=int(float(score)) - 1), None)
@@ -238,6 +239,15 @@ class Inventory:
         once_ms = self._journal.once_ms
         woken, count, *_ = self._journal.run("replay", end, _WAKE_MS, once_ms, *flat, lanes=lanes)
         return count, bool(woken)
+
+    def accept(self, letter: DeadLetter, was: bytes, new: record.NewRecord) -> tuple[bool, bool]:
+        """Make a dead letter that was never accepted an operation, under another id.
+
+        Whether that was done (not where it has changed since it was read), and whether to wake somebody.
+        """
+        operation = self._journal.flatten([new], [new.lane])
+        done, woken = self._journal.run("accept", letter.member, was, _WAKE_MS, *operation, lanes=[new.lane])
+        return bool(done), bool(woken)
 
     def drop(self, letters: Sequence[DeadLetter]) -> tuple[int, bool]:
         """Delete dead letters for good. Gives how many were there, and whether to wake."""
@@ -319,7 +329,7 @@ class Inventory:
 _WAKE_MS = round(WAKE_S * 1000)
 _LETTER_FIELDS = 9
 _SAMPLE = re.compile(rb"(\d{1,11}) (\d{1,15}) (\d{1,15}) (\d{1,15})")
-_DAMAGED = re.compile(DAMAGED + r"([0-9]{1,15})")
+_NUMBERED = re.compile(f"(?:{DAMAGED}|{SET_ASIDE})([0-9]{{1,15}})")
 
 
 def _causes(lines: bytes) -> tuple[str, ...]:
@@ -379,7 +389,9 @@ def _letter(fields: Sequence[Any]) -> DeadLetter:
     try:
         found = record.parse(clear)
         operation_id, key_id, halts = found.id, found.sealed[:KEY_ID_BYTES].hex(), found.halts
-        if record.pack_id(operation_id) != member:
+        if member == record.pack_id(operation_id) + b"\n%d" % number and text(reason) in record.REFUSED:
+            operation_id = f"{SET_ASIDE}{number}"
+        elif member != record.pack_id(operation_id):
             raise CorruptRecord("its id is damaged")
     except (CorruptRecord, UnicodeDecodeError):
         operation_id, key_id, halts = f"{DAMAGED}{number}", "", False

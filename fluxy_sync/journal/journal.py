@@ -43,8 +43,8 @@ DURABLE_TIME_S = 2.0
 
 SCRIPTS = (
     "append", "claim", "settle", "release", "renew", "reclaim", "bury", "cancel", "find", "gate", "wake", "tick",
-    "probe", "snapshot", "hold", "clear", "page", "letters", "replay", "drop", "reseal", "reseal_letter", "audit",
-    "swap", "recount_lane", "recount",
+    "probe", "snapshot", "hold", "clear", "page", "letters", "replay", "accept", "drop", "reseal", "reseal_letter",
+    "audit", "swap", "recount_lane", "recount",
 )  # fmt: skip
 
 P = ParamSpec("P")
@@ -184,7 +184,7 @@ class Journal:
         ]  # fmt: skip
         after = (pack("WAITAOF", 1, 0, _ms(ASK_AGAIN_S)),) if self._waitaof else ()
         answer, *waited = self.store.run_then(
-            self._scripts["append"], head + self._flatten(records, lanes), self.lane_keys(lanes), *after
+            self._scripts["append"], head + self.flatten(records, lanes), self.lane_keys(lanes), *after
         )
         if answer[0] == b"full":
             raise QueueFull(_FULL[_text(answer[1])])
@@ -195,7 +195,8 @@ class Journal:
         return Appended(bool(answer[1]), answer[2], first)
 
     @staticmethod
-    def _flatten(records: Sequence[NewRecord], lanes: list[str]) -> list[Argument]:
+    def flatten(records: Sequence[NewRecord], lanes: list[str]) -> list[Argument]:
+        """Operations as the scripts take them: see ``accept`` in ``lua/_lanes.lua``."""
         number = {lane: index for index, lane in enumerate(lanes, start=1)}
         flat: list[Argument] = []
         for r in records:
@@ -284,7 +285,7 @@ class Journal:
             replacement, detail, int(give_up), _ms(length_s), _ms(WAKE_S), _ms(floor_s), _ms(upstream_s), self.once_ms,
             -1 if took_s is None else _ms(took_s),
         ]  # fmt: skip
-        arguments += self._flatten(followers, lanes)
+        arguments += self.flatten(followers, lanes)
         claim = self._claim_arguments(then_claim, RUN_OPERATIONS, length_s, False)
         after = (self._scripts["claim"].pack(claim),) if then_claim else ()
         answer, *claimed = self.store.run_then(
@@ -325,9 +326,9 @@ class Journal:
         holders = {text(lane): text(claim[1]) for lane, claim in found.items() if claim}
         return {lane: holder for lane, holder in holders.items() if holder != NOBODY}
 
-    def bury(self, new: NewRecord, reason: str) -> None:
-        """Keep an operation that isn't accepted as a dead letter."""
-        self.run("bury", new.lane, record.pack_id(new.id), reason, new.sealed, lanes=[new.lane])
+    def bury(self, new: NewRecord, reason: str) -> bool:
+        """Keep an operation that isn't accepted as a dead letter; False, and nothing is kept, where one has its id."""
+        return bool(self.run("bury", new.lane, record.pack_id(new.id), reason, new.sealed, lanes=[new.lane]))
 
     @understood
     def in_flight(self) -> list[str]:

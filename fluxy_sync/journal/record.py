@@ -22,7 +22,7 @@ FLAG_REPLAYED = 32
 ONCE_BYTES = 16
 UNSEALED, MISPLACED, INVALID = "unsealed", "misplaced", "invalid"
 REFUSED = frozenset({UNSEALED, MISPLACED, INVALID})
-"""Why a dead letter is one that was never accepted."""
+"""Why a dead letter is one that was never accepted; ``lua/_lanes.lua`` has them, too."""
 _TIME_BYTES = 6
 _REPLAYS_BYTES = 2
 _CHECK_BYTES = 2

@@ -118,6 +118,7 @@ class ScriptFuzz:
             "hold": [lane, "paused", self._chance.choice([0, 1]), 500, 3000], "clear": [lane, 2],
             "page": [lane, 1, one, 10], "letters": [0, 10],
             "replay": ["tail", 3000, 1000, *(x for letter in letters for x in (1, LANES[0], letter, b""))],
+            "accept": [*self._unaccepted(), 3000, *new[:-2], b"", b"keyInew"],
             "drop": [3000, *(x for letter in letters for x in (1, LANES[0], letter))],
             "reseal": [lane, 3, one, b"keyI", b"newIsealed"], "reseal_letter": [one, b"x", b"", b"newIsealed"],
             "audit": [100, "who", "what", "which"], "swap": [b"x", b"y"],
@@ -131,6 +132,11 @@ class ScriptFuzz:
             ]
             return calls[name][: 3 if name == "replay" else 1] + width
         return calls.get(name, [lane, one, 0, 10])  # a newer script: whatever it makes of these
+
+    def _unaccepted(self) -> tuple[bytes, bytes]:
+        """A dead letter that was never accepted, as it is stored."""
+        found = self._client.hgetall(self._keys.dead)
+        return next(((name, value) for name, value in found.items() if b"unsealed" in value), (b"x", b"y"))
 
     # --- what holds
 
@@ -166,5 +172,5 @@ class ScriptFuzz:
         return bool(holds and not known and not self._client.hexists(f"{prefix}held", lane))
 
 
-ONE_LANE = {"settle", "release", "bury", "cancel", "find", "hold", "clear", "page", "reseal"}
+ONE_LANE = {"settle", "release", "bury", "accept", "cancel", "find", "hold", "clear", "page", "reseal"}
 OFFLINE = {"recount", "recount_lane"}  # for a journal that nobody else uses: whoever calls them has counted by himself

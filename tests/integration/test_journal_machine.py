@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from fluxy_sync.embedded import EmbeddedStore
-from fluxy_sync.journal import NewRecord, Quota, Store, connect
-from fluxy_sync.journal.record import pack_id, parse, unpack_id
-from tests.journal_machine import AN_HOUR_MS, CLAIM_MS, LANES, QUOTAS, JournalCourse, in_seconds, lanes, sometimes
+from fluxy_sync.journal import DeadLetter, NewRecord, Quota, Store, connect
+from fluxy_sync.journal.record import REFUSED, pack_id, parse, unpack_id
+from tests.journal_machine import A_MONTH_MS, CLAIM_MS, LANES, QUOTAS, JournalCourse, in_seconds, lanes, sometimes
 from tests.journal_reading import read
-from tests.journal_state import CAUSES
+from tests.journal_state import CAUSES, Letter
 
 settings.register_profile(
     "journal",
@@ -51,7 +51,7 @@ class JournalMachine(JournalCourse):
     def tick(self, role: Any, leap: bool, forget: bool) -> None:
         """Also after a pause of the whole machine: journal time takes one step of at most 5 s."""
         if leap:
-            self.clock.at_ms += AN_HOUR_MS
+            self.clock.at_ms += A_MONTH_MS
             self.model.now += LONGEST_STEP_MS
         tick = self.journal.tick(role, "w1", forget_wake=forget)
         gate, opens, due, pending, delivered = self.model.tick(forget)
@@ -69,24 +69,55 @@ class JournalMachine(JournalCourse):
         """Most of what can go wrong needs something that waits, or is dead."""
         records = [self._new_record(data) for _ in range(data.draw(st.integers(3, 8), "records"))]
         self._append(records, QUOTAS[0])
-        for number in range(data.draw(st.integers(0, 2), "dead")):
+        for _ in range(data.draw(st.integers(0, 2), "dead")):
             self._end_wake()
-            self.bury(data.draw(lanes, "lane"), f"foreign-{number}")
+            self.bury(data, data.draw(lanes, "lane"))
 
     @rule(data=st.data(), quota=st.sampled_from(QUOTAS))
     def append(self, data: st.DataObject, quota: Quota) -> None:
         """New ones, and now and then some that are known already, or named twice."""
         self._append(self._new(data, 3), quota)
 
-    @rule(lane=lanes, name=st.sampled_from(["foreign-0", "foreign-3"]))
-    def bury(self, lane: str, name: str) -> None:
-        """One that isn't accepted: it may have died before."""
-        if name in self.accepted - set(self.model.dead):
-            return
-        foreign = NewRecord(name, lane, b"foreign")
-        self.journal.bury(foreign, "unsealed")
-        self.model.bury_foreign(foreign, "unsealed")
-        self.accepted.add(name)
+    @rule(data=st.data(), lane=lanes)
+    def bury(self, data: st.DataObject, lane: str) -> None:
+        """One that isn't accepted. It may have died before, or claim the id of an operation, living or dead."""
+        name = data.draw(st.sampled_from(["foreign-0", "foreign-3", *sorted(self.accepted)]), "id")
+        self.made += 1
+        foreign = NewRecord(name, lane, b"foreign %d" % self.made)
+        reason = data.draw(st.sampled_from(sorted(REFUSED)), "reason")
+        assert self.journal.bury(foreign, reason) == self.model.bury_foreign(foreign, reason)
+
+    @precondition(lambda self: any(letter.is_foreign for letter in self.model.dead.values()))
+    @rule(data=st.data(), at_once=st.booleans())
+    def examine(self, data: st.DataObject, at_once: bool) -> None:
+        """A person reads one that was never accepted, and may accept it now, or later."""
+        foreign = [letter for letter in self.inventory.letters() if self.model.dead[letter.id].is_foreign]
+        letter = data.draw(st.sampled_from(foreign), "letter")
+        body = self.inventory.letter(letter.member)
+        assert body is not None
+        self.shown.append((letter, body.raw, self.model.dead[letter.id]))
+        if at_once:
+            self._accept(data, *self.shown[-1])
+
+    @precondition(lambda self: self.shown)
+    @rule(data=st.data())
+    def accept_what_was_shown(self, data: st.DataObject) -> None:
+        """It may have been dropped, accepted, set aside or replaced since."""
+        self._accept(data, *data.draw(st.sampled_from(self.shown), "shown"))
+
+    def _accept(self, data: st.DataObject, letter: DeadLetter, raw: bytes, shown: Letter) -> None:
+        """Under a new id, or one that something else has or had."""
+        self.made += 1
+        used = sorted(self.model.known | {one.entry.id for one in self.model.dead.values()})
+        name = data.draw(st.sampled_from([f"op-{2 * self.made}"] * 3 + used), "id")
+        lane = data.draw(st.sampled_from([letter.lane] * 5 + list(LANES)), "lane")
+        new = NewRecord(name, lane, b"accepted", 0.0, data.draw(st.sampled_from([0.0, 60.0]), "expires"))
+        is_same = self.model.dead.get(letter.id) is shown and lane == letter.lane
+        expected = self.model.accept_foreign(letter.id, new) if is_same else (False, False)
+        done = self.inventory.accept(letter, raw, new)
+        assert done == expected
+        if done[0]:
+            self._note_accepted([new])
 
     # --- delivering
 
@@ -236,7 +267,7 @@ class JournalMachine(JournalCourse):
         letters = {letter.id: letter for letter in self.inventory.letters()}
         ids = data.draw(st.lists(st.sampled_from(sorted(letters)), min_size=1, max_size=2), "ids")
         assert self.inventory.drop([letters[name] for name in ids]) == self.model.drop(ids)
-        self.ended |= set(ids)
+        self.ended |= {name for name in ids if letters[name].reason not in REFUSED}
 
     @rule(data=st.data(), lane=lanes, was=st.sampled_from([b"x", b"an", b"no"]), sealed=seals.filter(bool))
     def reseal(self, data: st.DataObject, lane: str, was: bytes, sealed: bytes) -> None:

@@ -272,6 +272,26 @@ local function next_position()
   return last and add(COUNTS, 'dead_seq', last - position + 1) or position
 end
 
+-- Why a dead letter is one that was never accepted: REFUSED of record.py.
+local function never_accepted(reason) return reason == 'unsealed' or reason == 'misplaced' or reason == 'invalid' end
+
+-- Move a dead letter aside, so that another one can take its field. It keeps its number.
+local function set_aside(field, value)
+  local position = redis.call('ZSCORE', DEAD_INDEX, field) or int(next_position())
+  redis.call('HDEL', DEAD, field)
+  redis.call('ZREM', DEAD_INDEX, field)
+  redis.call('HSET', DEAD, field .. '\n' .. position, value)
+  redis.call('ZADD', DEAD_INDEX, position, field .. '\n' .. position)
+end
+
+local function read_letter(value)
+  local whole, lane, reason, retries, died, detail, at = pcall(struct.unpack, '>Bc0Bc0I4I6I4c0', value)
+  if not whole then -- damaged: it can only be dropped
+    return { lane = '', reason = 'corrupt', retries = 0, died = 0, detail = '', record = '' }
+  end
+  return { lane = lane, reason = reason, retries = retries, died = died, detail = detail, record = string.sub(value, at) }
+end
+
 -- Move a record to the dead letters, which count against MAX_BYTES; the caller takes it out of its lane.
 -- Value: lane length (1) | lane | reason length (1) | reason | retries (4) | died (6, wall ms) | detail length (4)
 --        | detail | record
@@ -282,6 +302,9 @@ local function bury(lane, key, head, reason, detail)
   local earlier = redis.call('HGET', DEAD, field)
   if earlier and head.broken then
     field, earlier = field .. '\n' .. int(position), nil -- its id may be damaged: it must not take another's place
+  elseif earlier and never_accepted(read_letter(earlier).reason) then
+    set_aside(field, earlier) -- whoever sent that chose this id: neither may replace the other
+    earlier = nil
   end
   if earlier then
     book.bytes = book.bytes - #earlier
@@ -303,14 +326,6 @@ local function bury_head(lane, key, head, reason, detail)
   redis.call('LPOP', key)
   if halts then hold(lane, key, 0, halts) end
   return advance(lane, key)
-end
-
-local function read_letter(value)
-  local whole, lane, reason, retries, died, detail, at = pcall(struct.unpack, '>Bc0Bc0I4I6I4c0', value)
-  if not whole then -- damaged: it can only be dropped
-    return { lane = '', reason = 'corrupt', retries = 0, died = 0, detail = '', record = '' }
-  end
-  return { lane = lane, reason = reason, retries = retries, died = died, detail = detail, record = string.sub(value, at) }
 end
 
 -- A dead letter goes: to its lane again, or for good. The lane that waited for it goes on.

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- replay: put dead letters back into their lanes, past the quota: they count already. In the order given: at the tail
--- one after another; at the head each in front of the one before, but behind an operation that is being sent.
+-- one after another; at the head each in front of the one before, but behind an operation that is being sent. What was
+-- never accepted stays: accept.lua is its only way.
 -- KEYS[20..] the lanes, each once   ARGV[1] 'tail'|'head'   [2] wake's time to live, ms   [3] once's window, ms
 -- ARGV[4..] per letter: lane number (1 = KEYS[20]), lane, id, another sealed part or ''
 -- Returns {won the wake token 0|1, letters that were put back, those that weren't there...}.
@@ -16,7 +17,7 @@ local answer = { 0, 0 }
 -- As it goes back: its time to live starts anew; one that the server refused goes out under a new key.
 local function renewed(letter, id, lane, replacement)
   local old = parse(letter.record)
-  if old.broken then return nil end
+  if old.broken or old.id ~= id or never_accepted(letter.reason) then return nil end
   local refused = string.find(letter.reason, '^[34]%d%d$') ~= nil
   local head = {
     id = id, accepted = book.now, due = 0, expires = old.expires > 0 and book.now + old.expires - old.accepted or 0,

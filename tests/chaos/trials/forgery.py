@@ -2,6 +2,7 @@
 
 import json
 
+from tests.chaos.forged_letters import forge_letters
 from tests.chaos.forged_messages import forge_broadcasts, forge_messages
 from tests.chaos.forged_records import forge_records
 from tests.chaos.forged_values import forge_tokens, forge_values, rotate
@@ -21,6 +22,7 @@ def forgery(run: Run) -> None:
     with scene(run) as here:
         forge_records(here)
         forge_messages(here)
+        forge_letters(here)
         forge_broadcasts(here)
         forge_tokens(here)
         forge_values(here)

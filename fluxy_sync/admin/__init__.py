@@ -1,0 +1,1 @@
+"""What a person with the keys does to a gateway, beyond listing and moving what waits."""
