@@ -6,7 +6,6 @@
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from fluxy_sync.rotation import Rotation
 from fluxy_sync.sealing import CONTENT_TYPE, register_vault
 from fluxy_sync.vault import Vault, new_key
 from tests.chaos.forger import Forger, sealed_body
-from tests.command_line import environment, fluxy_sync
 from tests.conftest import Gateway, wait_until
 from tests.upstream import Upstream
 
@@ -45,12 +43,11 @@ def paths(upstream: Upstream) -> list[str]:
     return [request["path"] for request in upstream.requests()]
 
 
-def send_unsealed(forger: Forger, sync: FluxySync) -> str:
+def send_unsealed(forger: Forger, sync: FluxySync) -> None:
     """An operation that somebody without a key sent; it is a dead letter then."""
-    mine, dead = forger.id(), sync.status().dead
-    forger.client.lpush(forger.queue, forger.message(BODY, {"task": SYNC_OP, "id": mine}))
+    dead = sync.status().dead
+    forger.client.lpush(forger.queue, forger.message(BODY, {"task": SYNC_OP, "id": forger.id()}))
     wait_until(lambda: sync.status().dead == dead + 1)
-    return mine
 
 
 def test_no_message_ends_a_worker(sync: FluxySync, gateway: Gateway, upstream: Upstream, forger: Forger) -> None:
@@ -75,38 +72,21 @@ def test_no_message_ends_a_worker(sync: FluxySync, gateway: Gateway, upstream: U
 
 
 def test_what_came_unsealed_opens_on_no_lane(sync: FluxySync, upstream: Upstream, forger: Forger) -> None:
-    """The worker seals it, to keep it: moved to the lane that it names, it is corrupt."""
+    """The worker seals it, to keep it: a copy of that on the lane that it names is corrupt, and takes no one's place."""
     send_unsealed(forger, sync)
     lane, _, record = forger.letter("unsealed")
     forger.put(lane, record)
     sync.queue("POST", "/after", lane=lane)
     wait_until(lambda: paths(upstream) == ["/after"])
-    assert [letter.reason for letter in sync.dead_letters()] == ["corrupt"]
+    assert [letter.reason for letter in sync.dead_letters()] == ["unsealed", "corrupt"]
 
 
-def test_what_came_unsealed_is_accepted_by_name_alone(
-    sync: FluxySync, upstream: Upstream, forger: Forger, gateway: Gateway, tmp_path: Path
-) -> None:
-    """A replay of all leaves it; who has no key can't accept it; it can be read, and keys be rotated meanwhile."""
-    mine = send_unsealed(forger, sync)
-    assert sync.replay() == 0
-    keyless = {name.removeprefix("FLUXY_SYNC_"): value for name, value in gateway.environment.items()}
-    keyless = {name: value for name, value in keyless.items() if name not in ("KEYS", "DATA_DIR")}
-    refused = fluxy_sync("dead", "replay", mine, env=environment(tmp_path / "none", **keyless))
-    assert refused.returncode == 2
-    assert "only who has the keys can accept it" in refused.stderr
-    found = sync.maintenance.find(mine)
-    assert found is not None
-    assert sync.maintenance.reveal(found).args == ("POST", "/forged")
+def test_keys_are_rotated_over_what_came_unsealed(sync: FluxySync, forger: Forger) -> None:
+    """It is sealed anew as one that was never accepted: it can still be read, and opens on no lane."""
+    send_unsealed(forger, sync)
     list(Rotation(sync.engine, "test").run())
-    assert sync.replay(mine) == 1
-    wait_until(lambda: paths(upstream) == ["/forged"])
-
-
-def test_an_unsealed_one_is_replayed_with_another_body(sync: FluxySync, upstream: Upstream, forger: Forger) -> None:
-    """By whoever has the key, and names it."""
-    assert sync.replay(send_unsealed(forger, sync), body="mine") == 1
-    wait_until(lambda: [request["body"] for request in upstream.requests()] == ['"mine"'])
+    (letter,) = sync.dead_letters()
+    assert sync.examine(letter.id).args == ("POST", "/forged")
 
 
 @pytest.fixture
@@ -167,4 +147,6 @@ def test_an_operation_whose_arguments_do_not_fit_is_not_replayed(sync: FluxySync
     engine.journal.bury(record, "invalid")
     with pytest.raises(InvalidOperation, match="don't fit its task"):
         sync.replay(operation_id)
+    with pytest.raises(InvalidOperation, match="don't fit its task"):
+        sync.accept(operation_id, digest=sync.examine(operation_id).digest)
     assert sync.replay() == 0
