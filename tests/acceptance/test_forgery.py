@@ -72,7 +72,7 @@ def test_no_message_ends_a_worker(sync: FluxySync, gateway: Gateway, upstream: U
 
 
 def test_what_came_unsealed_opens_on_no_lane(sync: FluxySync, upstream: Upstream, forger: Forger) -> None:
-    """The worker seals it, to keep it: a copy of that on the lane that it names is corrupt, and takes no one's place."""
+    """The worker seals it, to keep it: a copy of it on the lane that it names is corrupt, and replaces nothing."""
     send_unsealed(forger, sync)
     lane, _, record = forger.letter("unsealed")
     forger.put(lane, record)

@@ -7,7 +7,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "queue": ("--body", "--header", "--lane", "--id", "--once", "--expires", "--json"),
     "status": ("--json",), "ls": ("--lane", "--limit", "--json"), "show": ("--reveal", "--json"), "doctor": ("--json",),
     "dead ls": ("--lane", "--limit", "--json"), "dead show": ("--reveal", "--json"),
-    "dead replay": ("--all", "--to", "--body", "--json"), "dead drop": ("--all", "--yes", "--json"),
+    "dead replay": ("--all", "--to", "--body", "--json"), "dead accept": ("--digest", "--json"), "dead drop": ("--all", "--yes", "--json"),
     "cancel": ("--lane", "--json"), "clear": ("--lane", "--yes", "--json"), "pause": ("--lane", "--wait", "--json"),
     "resume": ("--lane", "--json"), "audit": ("--limit", "--json"), "keys new": (), "keys ls": ("--json",),
     "keys rotate": ("--retire", "--json"), "completion": ("bash", "zsh", "fish"), "": ("--version", "--help"),

@@ -127,10 +127,11 @@ export class Dead {
   async #replay() {
     const choice = this.#choice();
     const title = `Replay all ${many(choice.count, "dead letter")}?`;
-    const text = "Each goes back into its lane and is sent again, in the original order.";
+    const text =
+      "Each goes back into its lane and is sent again, in the original order. What was never accepted stays here.";
     if (choice.body.all && !(await confirmed(title, text, "Replay"))) return "";
     const { count } = await this.#api.post("/dead/replay", { ...choice.body, to: byId("dead-to").value });
-    return this.#done(count, "put back into the queue");
+    return this.#done(count, "put back into the queue", "None was put back: they were never accepted, or are gone.");
   }
 
   async #drop() {
@@ -138,14 +139,14 @@ export class Dead {
     const text = `${choice.count === 1 ? "It is" : "They are"} deleted for good, and can't be replayed any more.`;
     if (!(await confirmed(`Drop ${many(choice.count, "dead letter")}?`, text, "Drop"))) return "";
     const { count } = await this.#api.post("/dead/drop", choice.body);
-    return this.#done(count, "dropped");
+    return this.#done(count, "dropped", "None of them is there any more.");
   }
 
-  #done(count, what) {
+  #done(count, what, nothing) {
     this.#chosen.clear();
     byId("dead-all").checked = false;
     this.refresh();
-    return count ? `${many(count, "dead letter")} ${what}.` : "None of them is there any more.";
+    return count ? `${many(count, "dead letter")} ${what}.` : nothing;
   }
 }
 
