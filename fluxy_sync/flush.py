@@ -11,7 +11,6 @@ from celery.app.trace import build_tracer
 from kombu.utils import json
 
 from fluxy_sync import signals
-from fluxy_sync.access_token import UNREACHABLE as TOKEN_UNREACHABLE
 from fluxy_sync.connectivity import TICK_S, Link
 from fluxy_sync.delivery import RETRY_AFTER_CAP_S, Flight, Stamp, boottime, fence_scope
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, SealError, StorageUnavailable, UnknownKey
@@ -26,6 +25,7 @@ from fluxy_sync.outcome import Expired, UnknownTask, Unsealable, outcome_of
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED
 from fluxy_sync.tasks import SyncTask, UnderWay, under_way
+from fluxy_sync.token_place import UNREACHABLE as TOKEN_UNREACHABLE
 from fluxy_sync.tokens import wake
 
 logger = logging.getLogger(__name__)
