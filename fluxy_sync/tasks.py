@@ -13,15 +13,15 @@ import msgspec
 from celery import Task
 from celery._state import get_current_worker_task
 from celery.exceptions import Ignore, Reject, Retry
-from celery.result import AsyncResult
 from kombu.utils.json import dumps, loads
 
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import CorruptRecord, DeliveryFailed, InvalidOperation, Unreachable
+from fluxy_sync.errors import DeliveryFailed, InvalidOperation, Unreachable
 from fluxy_sync.expiry import deadline_at, is_out_of_reach
 from fluxy_sync.journal import NewRecord
 from fluxy_sync.journal.record import INVALID
+from fluxy_sync.kept_result import of_sync_task, seals_results
 from fluxy_sync.operation import (
     DEFAULT_LANE,
     SYNC_OP,
@@ -36,7 +36,7 @@ from fluxy_sync.operation import (
 )
 from fluxy_sync.outcome import Rules, check_rules
 from fluxy_sync.retry import RetryPolicy
-from fluxy_sync.sealing import REDACTED, open_value, result_serializer_name, seal_value, serializer_name
+from fluxy_sync.sealing import REDACTED, seal_value, serializer_name
 from fluxy_sync.settings import OnDead
 from fluxy_sync.tokens import FLUSH, wake
 
@@ -52,15 +52,6 @@ CARRIED = (
     "root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error", "headers", "shadow",
     "time_limit", "soft_time_limit", "ignore_result", "reply_to", "stamped_headers", "replaced_task_nesting",
 )  # fmt: skip
-
-
-class SyncResult(AsyncResult):
-    """Celery's AsyncResult, that opens a sealed value. It may raise CorruptRecord: it was changed, or another's."""
-
-    def _set_cache(self, meta: dict[str, Any]) -> Any:
-        if meta.get("task_id", self.id) != self.id:
-            raise CorruptRecord(f"what is kept as the result of {self.id} is that of another operation")
-        return super()._set_cache(meta | {"result": open_value(meta.get("result"), self.id)})
 
 
 class UnderWay:
@@ -338,7 +329,7 @@ class SyncTask(Task):
         try:
             result = self.run(*args, **kwargs)
             now.outcome = now.outcome or Outcome(Verdict.DELIVERED, "returned")
-            return self._kept_form(result, now.id)
+            return self._kept_form(result, now)
         except (Ignore, Reject, ClaimEnded):
             raise
         except Retry as retry:
@@ -355,15 +346,16 @@ class SyncTask(Task):
         finally:
             now.answered = True
 
-    def _kept_form(self, result: Any, task_id: str) -> Any:
+    def _kept_form(self, result: Any, now: UnderWay) -> Any:
         """A result that goes into a user's own backend, and through its logs, is sealed by itself."""
-        if result is None or self.app.conf.result_serializer == result_serializer_name(self.engine.settings.namespace):
+        if seals_results(self.app) or (result is None and not now.keeps_result):
             return result
-        return seal_value(self.engine.vault, result, task_id)
+        return seal_value(self.engine.vault, result, now.id)
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> Any:
-        """The operation's result; one that was sealed by itself is opened when it is read."""
-        return SyncResult(task_id, backend=self.backend, task_name=self.name, app=self.app, **kwargs)
+        """The operation's result. Reading it raises CorruptRecord where it was changed, or is another operation's."""
+        result_class = of_sync_task(self.app.AsyncResult)
+        return result_class(task_id, backend=self.backend, task_name=self.name, app=self.app, **kwargs)
 
     def _fail(self, now: UnderWay, error: Exception) -> NoReturn:
         """Another exception: a dead letter. Its text may hold a payload, so it is kept sealed and shown nowhere."""
