@@ -67,6 +67,9 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
     outcomes: dict[str, str] = msgspec.field(default_factory=dict, name="u")
     deadline: Deadline | None = msgspec.field(default=None, name="x")
 
+    def __repr__(self) -> str:
+        return f"Operation({self.task})"  # what it says belongs into no log
+
     def encode(self) -> bytes:
         """Serialise to MessagePack.
 
