@@ -17,11 +17,10 @@ from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.http_task import HttpTask, send
 from fluxy_sync.kept_result import SealedApp, of_any_task
 from fluxy_sync.maintenance import Maintenance
-from fluxy_sync.operation import SYNC_OP
+from fluxy_sync.operation import CHECK_CONNECTIVITY, FLUSH, SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, RESULT_TYPE, register_vault, result_serializer_name
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.tasks import SyncTask
-from fluxy_sync.tokens import CHECK_CONNECTIVITY, FLUSH
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,9 @@ from fluxy_sync.errors import CorruptRecord, InvalidOperation, OperationTooLarge
 from fluxy_sync.retry import RetryPolicy
 
 SYNC_OP = "fluxy_sync.sync_op"
+FLUSH = "fluxy_sync.flush"
+CHECK_CONNECTIVITY = "fluxy_sync.check_connectivity"
+OWN_MESSAGES = (FLUSH, CHECK_CONNECTIVITY)  # of which each is worth nothing: another one comes
 DEFAULT_LANE = "default"
 METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS")
 MAX_LANE_BYTES = 200

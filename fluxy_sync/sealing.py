@@ -12,7 +12,7 @@ from celery import signals
 from kombu.serialization import register
 from kombu.utils.json import dumps, loads
 
-from fluxy_sync.errors import CorruptRecord, UnknownKey
+from fluxy_sync.errors import CorruptRecord, SealError, UnknownKey
 from fluxy_sync.vault import KEY_ID_BYTES, OVERHEAD_BYTES, Vault, associated_data
 
 CONTENT_TYPE, RESULT_TYPE = "application/x-fluxy-sealed", "application/x-fluxy-sealed-result"
@@ -124,7 +124,42 @@ def _open(data: bytes | str, context: bytes) -> Any:
             vault.refresh(at_once=True)
         if key_id in vault.key_ids:
             return loads(vault.open(sealed, context).decode())
+    for vault in _vaults.values():
+        vault.open(sealed, context)  # raises, and tells a key that is missing from an id that was changed
     raise UnknownKey(key_id)
+
+
+def key_of_message(vault: Vault, data: bytes) -> str:
+    """The id of the key that sealed a message; empty where that isn't in the ring, or it was changed."""
+    try:
+        vault.open(data, _MESSAGE)
+    except SealError:
+        return ""
+    return data[:KEY_ID_BYTES].hex()
+
+
+def missing_key(data: bytes | str) -> str:
+    """The id of the key that a sealed message needs and that no ring here has; empty where one has it.
+
+    An id that was changed needs none: one of the keys opens the rest.
+    """
+    sealed = data.encode("latin-1", "replace") if isinstance(data, str) else bytes(data)
+    if len(sealed) < OVERHEAD_BYTES or has_key(sealed[:KEY_ID_BYTES].hex()):
+        return ""
+    try:
+        _open(sealed, _MESSAGE)
+    except UnknownKey as error:
+        return error.key_id
+    except SealError:
+        return ""
+    return ""
+
+
+def has_key(key_id: str) -> bool:
+    """Whether a ring here has that key; a file is read anew for it, at most once a second."""
+    for vault in _vaults.values():
+        vault.refresh()
+    return any(key_id in vault.key_ids for vault in _vaults.values())
 
 
 def reseal_result(vault: Vault, data: bytes) -> bytes:

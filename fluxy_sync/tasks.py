@@ -24,6 +24,7 @@ from fluxy_sync.journal.record import INVALID
 from fluxy_sync.kept_result import of_sync_task, seals_results
 from fluxy_sync.operation import (
     DEFAULT_LANE,
+    FLUSH,
     SYNC_OP,
     Deadline,
     Operation,
@@ -38,7 +39,7 @@ from fluxy_sync.outcome import Rules, check_rules
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED, seal_value, serializer_name
 from fluxy_sync.settings import OnDead
-from fluxy_sync.tokens import FLUSH, wake
+from fluxy_sync.tokens import wake
 
 logger = logging.getLogger(__name__)
 
