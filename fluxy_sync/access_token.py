@@ -7,15 +7,12 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
 from urllib.parse import quote_plus
 
-import msgspec
 import requests
 from oauthlib.oauth2 import BackendApplicationClient
 
-from fluxy_sync.errors import ConfigError, SealError, StorageUnavailable
+from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.flight import (
     NETWORK_ERRORS,
     CredentialsError,
@@ -25,56 +22,32 @@ from fluxy_sync.flight import (
     flying,
     read_body,
 )
-from fluxy_sync.journal import Store
-from fluxy_sync.journal.keys import Keys
 from fluxy_sync.settings import Settings
 from fluxy_sync.tls import Tls
-from fluxy_sync.vault import Vault, associated_data
+from fluxy_sync.token_place import (
+    FAILED,
+    FETCHED,
+    NAME_CHARACTERS,
+    REFUSED,
+    TURN_S,
+    UNREACHABLE,
+    Held,
+    Place,
+    PrivatePlace,
+    Token,
+)
 
 logger = logging.getLogger(__name__)
 
 FETCH_TIMEOUT_S = 10.0
-TURN_S = 15.0  # how long one process may fetch while the others wait
 PAUSE_S = 5.0  # nobody fetches again within this of a fetch that failed, or whose token the upstream refused
 LOOK_S = 0.05
 DEFAULT_LIFETIME_S = 3600.0  # where the endpoint names none (RFC 6749, section 5.1: RECOMMENDED)
 LONGEST_LIFETIME_S = 30 * 86_400.0
 MARGIN = 0.1  # of its lifetime, at most MARGIN_S: no token is used so shortly before it ends
 MARGIN_S = 30.0
-EARLY = (
-    0.1  # of its lifetime: so long before its end it is replaced, so that a short outage of the endpoint costs nothing
-)
-UNREACHABLE = "token-unreachable"
-REFUSED = "token-refused"
 SHARING_ERRORS = (StorageUnavailable, ConfigError)  # no store, or no key to seal with
-_FETCHED, _FAILED = "fetched:", "failed:"
 _TOKEN = re.compile(r"[!-~]+")  # RFC 6749, appendix A.12, without the space: it must fit into a header
-
-
-class Token(msgspec.Struct, frozen=True):
-    """An access token as it is sealed and shared. ``lifetime_s``: how long it may be used, from when it was fetched."""
-
-    generation: str
-    access_token: str
-    lifetime_s: float
-
-    def __repr__(self) -> str:
-        return f"Token({self.generation})"
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A token in this process's hands, until ``ends`` (boottime seconds)."""
-
-    token: Token
-    ends: float
-
-    @property
-    def serves(self) -> bool:
-        return boottime() < self.ends
-
-    @property
-    def is_fresh(self) -> bool:
-        return boottime() < self.ends - EARLY * self.token.lifetime_s
 
 
 class TokenEndpoint:
@@ -143,112 +116,19 @@ class TokenEndpoint:
             raise self._failed(REFUSED, f"{status} {type(error).__name__}") from None
         if not is_bearer or not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise self._failed(REFUSED, f"{status} not a bearer token")
-        return Token(secrets.token_hex(8), token, usable_s)
+        return Token(_name(), token, usable_s)
 
     def close(self) -> None:
         self._adapter.close()
 
 
+def _name() -> str:
+    return secrets.token_hex(NAME_CHARACTERS // 2)
+
+
 def _usable_s(lifetime_s: float) -> float:
     lifetime_s = min(max(lifetime_s, 0.0), LONGEST_LIFETIME_S)
     return lifetime_s - min(MARGIN * lifetime_s, MARGIN_S)
-
-
-class Place(Protocol):
-    """Where a token is kept, and whose turn it is to fetch one.
-
-    The turn is a text: the name of who fetches now, or for PAUSE_S what came of the last fetch.
-    """
-
-    def load(self) -> Held | None:
-        """The token, where one is kept that serves."""
-
-    def save(self, token: Token) -> None:
-        """Keep it as long as it may be used."""
-
-    def take_turn(self, name: str) -> str:
-        """Take the turn if nobody has it; returns whose it is now."""
-
-    def pass_turn(self, old: str, new: str, lasts_s: float) -> bool:
-        """Replace the turn if it still is ``old``; an empty ``new`` ends it."""
-
-
-class SharedPlace:
-    """In the store, sealed: for all processes of a namespace. Raises StorageUnavailable.
-
-    Args:
-        store, vault: asked for when they are needed.
-    """
-
-    _SCRIPT = (
-        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
-        "if ARGV[2] == '' then redis.call('DEL', KEYS[1]) "
-        "else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end return 1"
-    )
-
-    def __init__(self, namespace: str, store: Callable[[], Store], vault: Callable[[], Vault]) -> None:
-        self._keys = Keys(namespace)
-        self._context = associated_data(b"auth", namespace.encode())
-        self._store, self._vault = store, vault
-
-    def load(self) -> Held | None:
-        store = self._store()
-        sealed, left_ms = store.command("GET", self._keys.auth), store.command("PTTL", self._keys.auth)
-        if sealed is None or left_ms == -2:
-            return None
-        try:
-            token = msgspec.msgpack.decode(self._vault().open(sealed, self._context), type=Token)
-        except (SealError, msgspec.MsgspecError):
-            return None  # sealed with a key that this process hasn't, or changed: another one takes its place
-        # The store's clock may have gone back, or somebody made the key last: never longer than it was given.
-        left_s = token.lifetime_s if left_ms < 0 else min(left_ms / 1000, token.lifetime_s)
-        return Held(token, boottime() + left_s)
-
-    def save(self, token: Token) -> None:
-        lasts_ms = int(token.lifetime_s * 1000)
-        if lasts_ms > 0:
-            sealed = self._vault().seal(msgspec.msgpack.encode(token), self._context)
-            self._store().command("SET", self._keys.auth, sealed, "PX", lasts_ms)
-
-    def take_turn(self, name: str) -> str:
-        store, key = self._store(), self._keys.auth_lock
-        if store.command("SET", key, name, "NX", "PX", int(TURN_S * 1000)) is not None:
-            return name
-        found, left_ms = store.command("GET", key), store.command("PTTL", key)
-        turn = "" if found is None else found.decode()
-        # The store's clock went back: nobody's turn is that long.
-        if left_ms > TURN_S * 1000 and self.pass_turn(turn, name, TURN_S):
-            return name
-        return turn
-
-    def pass_turn(self, old: str, new: str, lasts_s: float) -> bool:
-        arguments = (self._keys.auth_lock, old, new, int(lasts_s * 1000))
-        return bool(self._store().command("EVAL", self._SCRIPT, 1, *arguments))
-
-
-class PrivatePlace:
-    """In this process alone: without a store, or while it is away."""
-
-    def __init__(self) -> None:
-        self._held: Held | None = None
-        self._turn, self._turn_ends = "", 0.0
-
-    def load(self) -> Held | None:
-        return self._held if self._held is not None and self._held.serves else None
-
-    def save(self, token: Token) -> None:
-        self._held = Held(token, boottime() + token.lifetime_s)
-
-    def take_turn(self, name: str) -> str:
-        if not self._turn or boottime() >= self._turn_ends:
-            self._turn, self._turn_ends = name, boottime() + TURN_S
-        return self._turn
-
-    def pass_turn(self, old: str, new: str, lasts_s: float) -> bool:
-        if self._turn != old:
-            return False
-        self._turn, self._turn_ends = new, boottime() + lasts_s
-        return True
 
 
 class AccessToken:
@@ -305,17 +185,17 @@ class AccessToken:
             return self._get_from(self._private, used, flight, waits=waits)
 
     def _get_from(self, place: Place, used: str, flight: Flight, *, waits: bool) -> Held:
-        name = secrets.token_hex(8)
+        name = _name()
         while True:
             held = place.load()
             if held is not None and held.token.generation != used:
                 return held
             turn = place.take_turn(name)
-            if turn.startswith(_FAILED):
-                raise CredentialsError(turn.removeprefix(_FAILED))
-            if turn == f"{_FETCHED}{used}":
+            if turn.startswith(FAILED):
+                raise CredentialsError(turn.removeprefix(FAILED))
+            if turn == f"{FETCHED}{used}":
                 raise CredentialsError(REFUSED)  # a new one was just fetched, and the upstream refuses that too
-            if turn == name or (turn.startswith(_FETCHED) and place.pass_turn(turn, name, TURN_S)):
+            if turn == name or (turn.startswith(FETCHED) and place.pass_turn(turn, name, TURN_S)):
                 return self._fetch_for_all(place, name, used, flight)
             if not waits or boottime() + LOOK_S >= flight.deadline:
                 raise CredentialsError(UNREACHABLE)
@@ -327,10 +207,10 @@ class AccessToken:
             held = place.load()  # another process may have been first
             if held is None or held.token.generation == used:
                 held = self._fetch(place, flight)
-            result = f"{_FETCHED}{held.token.generation}"
+            result = f"{FETCHED}{held.token.generation}"
             return held
         except CredentialsError as error:
-            result = f"{_FAILED}{error.reason}"
+            result = f"{FAILED}{error.reason}"
             raise
         finally:
             with contextlib.suppress(*SHARING_ERRORS):  # then the turn ends by itself

@@ -15,12 +15,12 @@ from fluxy_sync import steward
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.http_task import HttpTask, send
+from fluxy_sync.kept_result import SealedApp, of_any_task
 from fluxy_sync.maintenance import Maintenance
-from fluxy_sync.operation import SYNC_OP
+from fluxy_sync.operation import CHECK_CONNECTIVITY, FLUSH, SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, RESULT_TYPE, register_vault, result_serializer_name
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.tasks import SyncTask
-from fluxy_sync.tokens import CHECK_CONNECTIVITY, FLUSH
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         ConfigError: a setting is missing or wrong.
     """
     loaded = settings or load_settings()
-    app = Celery("fluxy_sync", set_as_current=False)
+    app = SealedApp("fluxy_sync", set_as_current=False)
     engine = Engine(loaded, None if settings else load_settings, on_store=lambda: _use_store(app, engine))
     app.conf.update(
         broker_connection_retry_on_startup=True,
@@ -119,6 +119,9 @@ def install(app: Celery, *, settings: Settings | None = None, engine: Engine | N
     if app.conf.worker_consumer == CELERYS_CONSUMER:
         app.conf.worker_consumer = OUR_CONSUMER
     app.send_task = functools.partial(_send_task, app, app.send_task)
+    if not isinstance(app, SealedApp):
+        with contextlib.suppress(AttributeError):  # a property of the user's: then sealed values are shown as they are
+            app.AsyncResult = of_any_task(app.AsyncResult)
     app.control_cls = SyncControl
     app.__dict__.pop("control", None)
     app.conf.task_routes = _with_route(app.conf.task_routes, {FLUSH: {"queue": f"{namespace}.sync"}})

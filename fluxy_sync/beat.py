@@ -9,8 +9,8 @@ from celery.schedules import schedule
 
 from fluxy_sync.connectivity import TICK_S, Watch
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.operation import CHECK_CONNECTIVITY
 from fluxy_sync.steward import give_up_on, make_watch
-from fluxy_sync.tokens import CHECK_CONNECTIVITY
 
 logger = logging.getLogger(__name__)
 

@@ -56,6 +56,7 @@ class QueuedOperation:
             ResultTimeout: it isn't there within ``timeout`` seconds (None: wait for ever); the operation goes on.
             OperationFailed: it became a dead letter, or was cancelled.
             StorageUnavailable: the store can't be reached.
+            UnknownKey, CorruptRecord: what is kept as its result can't be opened, or isn't this operation's.
         """
         app = self._sync.app
         return ResultOf(app, app.tasks[SYNC_OP], self.id, self.lane, self._keeps_result).get(timeout)

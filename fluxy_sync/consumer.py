@@ -22,10 +22,16 @@ from kombu.transport import virtual
 from redis.exceptions import ConnectionError as StoreAway
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from fluxy_sync.operation import OWN_MESSAGES
+from fluxy_sync.sealing import CONTENT_TYPE, has_key, missing_key
+
 logger = logging.getLogger(__name__)
 
 NO_MEMORY = "The store's memory is full: the broker's notes are left out until there is room."
 REFUSAL_PAUSE_S = 1.0
+KEPT_S = 30.0  # then another worker may have its key
+LOOK_S = 1.0
+MOST_HELD = 1000
 UNREADABLE = "A message that can't be read was dropped (%s)."
 MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 """What code that trusts a message raises for one that isn't as it should be."""
@@ -169,6 +175,7 @@ class PatientConsumer(Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound_decompression()
+        self._held = 0  # messages whose key is missing here
         super().__init__(*args, **kwargs)
 
     class Blueprint(Consumer.Blueprint):
@@ -183,6 +190,9 @@ class PatientConsumer(Consumer):
 
         def handle_or_drop(message: Any) -> Any:
             try:
+                key = missing_key(message.body) if message.content_type == CONTENT_TYPE else ""
+                if key and message.headers.get("task") not in OWN_MESSAGES:
+                    return self._keep(message, key)
                 return handle(message)
             except MALFORMED as error:
                 logger.error(UNREADABLE, type(error).__name__, exc_info=True)
@@ -192,7 +202,45 @@ class PatientConsumer(Consumer):
 
         return handle_or_drop
 
+    def _keep(self, message: Any, key: str) -> None:
+        """Hold a message that can't be opened here, unacked: until its key is there, or it is offered to all again.
+
+        Held ones leave room for others, as those with an eta do. Where this worker ends, they go back at once.
+        """
+        logger.error(
+            "A message of %s needs the key %s, which isn't in the ring here: it is kept in the broker; add that key.",
+            message.headers.get("task"), key,
+        )  # fmt: skip
+        counts, ends = self._held < MOST_HELD, time.monotonic() + KEPT_S
+        if counts:
+            self._held += 1
+            self.qos.increment_eventually()
+
+        def look() -> None:
+            if not has_key(key) and time.monotonic() < ends:
+                self._soon(look)
+                return
+            if counts:
+                self._held -= 1
+                self.qos.decrement_eventually()
+            message.reject_log_error(logger, self.connection_errors, requeue=True)
+
+        self._soon(look)
+
+    def _soon(self, look: Callable[[], None]) -> None:
+        # Timers may run in a thread of their own; the connection is this one's.
+        self.timer.call_after(LOOK_S, self.call_soon, (look,))
+
+    def apply_eta_task(self, task: Any) -> None:
+        """Run what was due later; the ring may have changed since it came."""
+        key = missing_key(task.body) if task.content_type == CONTENT_TYPE else ""
+        if not key:
+            return super().apply_eta_task(task)
+        self.qos.decrement_eventually()
+        return self._keep(task.message, key)
+
     def on_close(self) -> None:
+        self._held = 0  # the broker has them back
         with written_jobs_kept(self.pool):
             super().on_close()
 

@@ -14,12 +14,13 @@ from requests.auth import AuthBase
 from requests.cookies import RequestsCookieJar
 from requests.utils import check_header_validity
 
-from fluxy_sync.access_token import PAUSE_S, AccessToken, Place, TokenEndpoint
+from fluxy_sync.access_token import PAUSE_S, AccessToken, TokenEndpoint
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.flight import NETWORK_ERRORS, CredentialsError, Flight, boottime
 from fluxy_sync.operation import origin_of
 from fluxy_sync.settings import ENV_PREFIX, Settings
 from fluxy_sync.tls import Tls
+from fluxy_sync.token_place import Place
 
 logger = logging.getLogger(__name__)
 

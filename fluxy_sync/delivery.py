@@ -73,6 +73,9 @@ class Request(msgspec.Struct, frozen=True):
     headers: dict[str, str]
     body: bytes | None
 
+    def __repr__(self) -> str:
+        return f"Request({self.method})"  # what it says belongs into no log
+
 
 class Stamp(msgspec.Struct, frozen=True):
     """What the engine says of a try: the key, the attempt (from 1), the fence and its scope."""

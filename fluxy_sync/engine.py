@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fluxy_sync.access_token import SharedPlace
 from fluxy_sync.credentials import credentials_of
 from fluxy_sync.delivery import Delivery
 from fluxy_sync.errors import CorruptRecord
@@ -27,6 +26,7 @@ from fluxy_sync.journal.record import FORMAT, ONCE_BYTES, seal_context
 from fluxy_sync.operation import Operation, check_size, origin_of
 from fluxy_sync.settings import Settings, read_keys
 from fluxy_sync.tls import Tls
+from fluxy_sync.token_place import SharedPlace, audience_of
 from fluxy_sync.vault import Vault, associated_data
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,9 @@ class Engine:
             with self._lock:
                 if self._delivery is None:
                     settings = self.settings
-                    place = SharedPlace(settings.namespace, lambda: self.journal.store, lambda: self.vault)
+                    place = SharedPlace(
+                        settings.namespace, audience_of(settings), lambda: self.journal.store, lambda: self.vault
+                    )
                     self._delivery = Delivery(settings, credentials_of(settings, Tls.of(settings), place))
         return self._delivery
 

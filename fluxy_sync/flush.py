@@ -11,7 +11,6 @@ from celery.app.trace import build_tracer
 from kombu.utils import json
 
 from fluxy_sync import signals
-from fluxy_sync.access_token import UNREACHABLE as TOKEN_UNREACHABLE
 from fluxy_sync.connectivity import TICK_S, Link
 from fluxy_sync.delivery import RETRY_AFTER_CAP_S, Flight, Stamp, boottime, fence_scope
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, SealError, StorageUnavailable, UnknownKey
@@ -26,6 +25,7 @@ from fluxy_sync.outcome import Expired, UnknownTask, Unsealable, outcome_of
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED
 from fluxy_sync.tasks import SyncTask, UnderWay, under_way
+from fluxy_sync.token_place import UNREACHABLE as TOKEN_UNREACHABLE
 from fluxy_sync.tokens import wake
 
 logger = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ class Flush:
         self._keeper.add(now.flight, claim.lane, claim.fence)
         try:
             with under_way(now):
-                traced = tracer(now.id, now.operation.args, now.operation.kwargs, self._request(now))
+                traced = tracer(now.id, *task.shown(now.operation), self._request(now))
         finally:
             self._keeper.remove(now.flight)
         if traced.info is not None:
@@ -320,7 +320,11 @@ class Flush:
         """The request as Celery's message protocol 2 would bring it."""
         carried = json.loads(now.operation.options) if now.operation.options else {}
         now.keeps_result = not carried.get("ignore_result", self._app.tasks[now.operation.task].ignore_result)
-        links, errbacks = carried.pop("link", None), carried.pop("link_error", None)
+        links, errbacks = _listed(carried.pop("link", None)), carried.pop("link_error", None)
+        if self._app.tasks[now.operation.task].redact:
+            now.links = {"callbacks": links, "chain": carried.get("chain")}
+            links = None
+            carried |= {"chain": _emptied(carried["chain"])} if carried.get("chain") else {}
         stamps = {name: carried.get(name) for name in carried.get("stamped_headers") or ()}
         return {
             "lang": "py", "task": now.operation.task, "id": now.id, "root_id": carried.pop("root_id", now.id),
@@ -328,7 +332,7 @@ class Flush:
             "timelimit": [carried.pop("time_limit", None), carried.pop("soft_time_limit", None)],
             "argsrepr": REDACTED, "kwargsrepr": REDACTED, "is_eager": False, "utc": True, "correlation_id": now.id,
             "delivery_info": {"exchange": "", "routing_key": self._engine.settings.queue_name, "priority": 0},
-            "callbacks": _listed(links), "errbacks": _listed(errbacks), "stamps": stamps,
+            "callbacks": links, "errbacks": _listed(errbacks), "stamps": stamps,
         } | carried  # fmt: skip
 
     # --- settling it
@@ -448,6 +452,11 @@ class Flush:
         logger.error("The operation %s on lane %s became a dead letter: %s.", now.id, now.lane, reason)
         detail = now.outcome.detail if now.outcome else b""
         return "dead", {"reason": reason, "detail": self._engine.seal_detail(detail, now.lane, now.id)}
+
+
+def _emptied(steps: list[Any]) -> list[Any]:
+    """The steps of a chain without their arguments: enough to say that they won't run."""
+    return [{**step, "args": (), "kwargs": {}} for step in steps]
 
 
 def _listed(value: Any) -> list[Any] | None:

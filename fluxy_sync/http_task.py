@@ -1,7 +1,7 @@
 """sync_op's base and body: an operation is one HTTP request."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from celery.exceptions import Retry
 
@@ -21,9 +21,14 @@ from fluxy_sync.tasks import SyncTask, now_under_way
 
 
 class HttpTask(SyncTask):
-    """The base of ``sync_op``: an operation is one HTTP request."""
+    """The base of ``sync_op``: an operation is one HTTP request.
+
+    Celery's signals, and instrumentation that listens to them, see placeholders instead of its arguments, and no frames
+    of its exceptions; so do ``on_failure`` and its like. ``redact = False`` shows them.
+    """
 
     abstract = True
+    redact: ClassVar[bool] = True
 
     def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
         """What the body of an HTTP task of your own calls: one try of one request."""

@@ -14,6 +14,9 @@ from fluxy_sync.errors import CorruptRecord, InvalidOperation, OperationTooLarge
 from fluxy_sync.retry import RetryPolicy
 
 SYNC_OP = "fluxy_sync.sync_op"
+FLUSH = "fluxy_sync.flush"
+CHECK_CONNECTIVITY = "fluxy_sync.check_connectivity"
+OWN_MESSAGES = (FLUSH, CHECK_CONNECTIVITY)  # of which each is worth nothing: another one comes
 DEFAULT_LANE = "default"
 METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS")
 MAX_LANE_BYTES = 200
@@ -67,6 +70,9 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int = msgspec.field(default=0, name="g")
     outcomes: dict[str, str] = msgspec.field(default_factory=dict, name="u")
     deadline: Deadline | None = msgspec.field(default=None, name="x")
+
+    def __repr__(self) -> str:
+        return f"Operation({self.task})"  # what it says belongs into no log
 
     def encode(self) -> bytes:
         """Serialise to MessagePack.

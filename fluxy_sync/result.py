@@ -52,6 +52,7 @@ class ResultOf:
             ResultTimeout: it isn't there within ``timeout`` seconds (None: wait for ever); the operation goes on.
             OperationFailed: it became a dead letter, or was cancelled.
             StorageUnavailable: the store can't be reached.
+            UnknownKey, CorruptRecord: what is kept as its result can't be opened, or isn't this operation's.
         """
         if self._keeps is False:
             raise self._not_kept()

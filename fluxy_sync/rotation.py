@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from fluxy_sync.broker_messages import messages_of
 from fluxy_sync.engine import Engine, once_context
 from fluxy_sync.errors import ConfigError, CorruptRecord, SealError
 from fluxy_sync.journal import DeadLetter, Inventory, Waiting
@@ -21,6 +22,7 @@ from fluxy_sync.private import write_private
 from fluxy_sync.sealing import reseal_result
 from fluxy_sync.settings import read_keys
 from fluxy_sync.vault import KEY_ID_BYTES, REREAD_S, key_id_of, new_key, parse_key
+from fluxy_sync.words import many
 
 STEP_OPERATIONS = 100  # LSET walks the lane: about 4 ms in the middle of a million operations
 MOST_PASSES = 20
@@ -79,13 +81,18 @@ class Rotation:
         self._write(path, (key, *read_keys(path)))
         return key_id
 
-    def retire(self) -> list[str]:
+    def retire(self, *, vouched: bool = False) -> list[str]:
         """Move the keys that nothing needs any more from the ring's file into another one beside it. Returns their ids.
 
         They aren't destroyed: a process that stood still since it sealed may still bring something.
 
+        Args:
+            vouched: somebody says that no message waits in a broker that can't be looked through.
+
         Raises:
-            ConfigError: the ring isn't in a file, that can't be written, or records still need the old keys.
+            ConfigError: the ring isn't in a file, that can't be written, or records or messages still need the old
+                keys.
+            StorageUnavailable: the broker can't be reached.
         """
         path = self._file()
         first, *old = read_keys(path)
@@ -96,12 +103,24 @@ class Rotation:
         needed = self.usage().keys() & {_id_of(key) for key in old}
         if needed:
             raise ConfigError(f"records still need the key {', '.join(sorted(needed))}: run 'fluxy-sync keys rotate'")
+        if old:
+            self._check_messages({_id_of(key) for key in old}, vouched)
         retired = [_id_of(key) for key in old]
         if old:
             Maintenance(self._engine, self._who).note("retire keys", ", ".join(retired))
             self._keep_retired(path.with_name(path.name + RETIRED), old)
             self._write(path, (first,))
         return retired
+
+    def _check_messages(self, old: set[str], vouched: bool) -> None:
+        messages = messages_of(old, self._engine.vault, self._engine.settings.broker, vouched=vouched)
+        if messages:
+            keys = ", ".join(sorted(messages))
+            raise ConfigError(
+                f"{many(messages.total(), 'Celery message')} in the broker, waiting or taken by a worker, can only be "
+                f"opened with the key {keys}; nothing was retired: let the workers run them (one with an eta stays "
+                "until then), or purge the queue, and run 'fluxy-sync keys rotate --retire' again"
+            )
 
     def _keep_retired(self, path: Path, keys: list[str]) -> None:
         earlier = read_keys(path) if path.exists() else ()

@@ -12,8 +12,8 @@ from celery import signals
 from kombu.serialization import register
 from kombu.utils.json import dumps, loads
 
-from fluxy_sync.errors import UnknownKey
-from fluxy_sync.vault import KEY_ID_BYTES, Vault, associated_data
+from fluxy_sync.errors import CorruptRecord, SealError, UnknownKey
+from fluxy_sync.vault import KEY_ID_BYTES, OVERHEAD_BYTES, Vault, associated_data
 
 CONTENT_TYPE, RESULT_TYPE = "application/x-fluxy-sealed", "application/x-fluxy-sealed-result"
 SERIALIZER, RESULT_SERIALIZER = "fluxy-sealed", "fluxy-sealed-result"
@@ -43,15 +43,22 @@ def seal_value(vault: Vault, value: Any, task_id: str) -> str:
     return SEALED_VALUE + base64.b64encode(vault.seal(dumps(value).encode(), _result_of(task_id))).decode()
 
 
-def open_value(value: Any, task_id: str) -> Any:
-    """The value that ``seal_value`` sealed; any other one as it is.
+def is_sealed(value: Any) -> bool:
+    """Whether it looks like what ``seal_value`` gives."""
+    return isinstance(value, str) and value.startswith(SEALED_VALUE)
+
+
+def open_value(value: str, task_id: str) -> Any:
+    """The value that ``seal_value`` sealed.
 
     Raises:
         UnknownKey, CorruptRecord: it can't be opened, or is the result of another task.
     """
-    if isinstance(value, str) and value.startswith(SEALED_VALUE):
-        return _open(base64.b64decode(value.removeprefix(SEALED_VALUE)), _result_of(task_id))
-    return value
+    try:
+        sealed = base64.b64decode(value.removeprefix(SEALED_VALUE), validate=True)
+    except ValueError as error:  # binascii.Error, or not ASCII
+        raise CorruptRecord("the result was changed after it was sealed") from error
+    return _open(sealed, _result_of(task_id))
 
 
 def _result_of(task_id: str) -> bytes:
@@ -109,13 +116,50 @@ def unseal_result(data: bytes | str) -> Any:
 
 def _open(data: bytes | str, context: bytes) -> Any:
     sealed = data.encode("latin-1") if isinstance(data, str) else bytes(data)
+    if len(sealed) < OVERHEAD_BYTES:
+        raise CorruptRecord("it is too short to be sealed")
     key_id = sealed[:KEY_ID_BYTES].hex()
     for vault in _vaults.values():
         if key_id not in vault.key_ids:
             vault.refresh(at_once=True)
         if key_id in vault.key_ids:
             return loads(vault.open(sealed, context).decode())
+    for vault in _vaults.values():
+        vault.open(sealed, context)  # raises, and tells a key that is missing from an id that was changed
     raise UnknownKey(key_id)
+
+
+def key_of_message(vault: Vault, data: bytes) -> str:
+    """The id of the key that sealed a message; empty where that isn't in the ring, or it was changed."""
+    try:
+        vault.open(data, _MESSAGE)
+    except SealError:
+        return ""
+    return data[:KEY_ID_BYTES].hex()
+
+
+def missing_key(data: bytes | str) -> str:
+    """The id of the key that a sealed message needs and that no ring here has; empty where one has it.
+
+    An id that was changed needs none: one of the keys opens the rest.
+    """
+    sealed = data.encode("latin-1", "replace") if isinstance(data, str) else bytes(data)
+    if len(sealed) < OVERHEAD_BYTES or has_key(sealed[:KEY_ID_BYTES].hex()):
+        return ""
+    try:
+        _open(sealed, _MESSAGE)
+    except UnknownKey as error:
+        return error.key_id
+    except SealError:
+        return ""
+    return ""
+
+
+def has_key(key_id: str) -> bool:
+    """Whether a ring here has that key; a file is read anew for it, at most once a second."""
+    for vault in _vaults.values():
+        vault.refresh()
+    return any(key_id in vault.key_ids for vault in _vaults.values())
 
 
 def reseal_result(vault: Vault, data: bytes) -> bytes:

@@ -7,24 +7,25 @@ import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import msgspec
 from celery import Task
 from celery._state import get_current_worker_task
 from celery.exceptions import Ignore, Reject, Retry
-from celery.result import AsyncResult
 from kombu.utils.json import dumps, loads
 
 from fluxy_sync.admin.acceptance import unaccepted_id
 from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import CorruptRecord, DeliveryFailed, InvalidOperation, Unreachable
+from fluxy_sync.errors import DeliveryFailed, InvalidOperation, Unreachable
 from fluxy_sync.expiry import deadline_at, is_out_of_reach
 from fluxy_sync.journal import NewRecord
 from fluxy_sync.journal.record import INVALID
+from fluxy_sync.kept_result import of_sync_task, seals_results
 from fluxy_sync.operation import (
     DEFAULT_LANE,
+    FLUSH,
     SYNC_OP,
     Deadline,
     Operation,
@@ -37,9 +38,9 @@ from fluxy_sync.operation import (
 )
 from fluxy_sync.outcome import Rules, check_rules
 from fluxy_sync.retry import RetryPolicy
-from fluxy_sync.sealing import REDACTED, open_value, result_serializer_name, seal_value, serializer_name
+from fluxy_sync.sealing import REDACTED, seal_value, serializer_name
 from fluxy_sync.settings import OnDead
-from fluxy_sync.tokens import FLUSH, wake
+from fluxy_sync.tokens import wake
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +56,6 @@ CARRIED = (
 )  # fmt: skip
 
 
-class SyncResult(AsyncResult):
-    """Celery's AsyncResult, that opens a sealed value. It may raise CorruptRecord: it was changed, or another's."""
-
-    def _set_cache(self, meta: dict[str, Any]) -> Any:
-        if meta.get("task_id", self.id) != self.id:
-            raise CorruptRecord(f"what is kept as the result of {self.id} is that of another operation")
-        return super()._set_cache(meta | {"result": open_value(meta.get("result"), self.id)})
-
-
 class UnderWay:
     """The operation that this thread is delivering: what its task may ask, and what it leaves behind."""
 
@@ -73,6 +65,7 @@ class UnderWay:
         self.operation, self.id, self.lane = operation, operation_id, lane
         self.stamp, self.flight, self.retries = stamp, flight, retries
         self.keeps_result = False
+        self.links: dict[str, Any] = {}  # what follows from it, where its task redacts that
         self.took_s: float | None = None  # until the upstream's answer was read
         self.outcome: Outcome | None = None
         self.authorized = False  # the upstream took the gateway's credentials
@@ -131,6 +124,7 @@ class SyncTask(Task):
     lane: ClassVar[str | None] = DEFAULT_LANE
     outcomes: ClassVar[Mapping[Any, str]] = {}
     on_dead: ClassVar[OnDead | None] = None  # None: as FLUXY_SYNC_ON_DEAD says
+    redact: ClassVar[bool] = False  # hides arguments from Celery's signals, task hooks and result_extended
 
     rules: ClassVar[Rules] = {}  # outcomes, checked
 
@@ -339,46 +333,80 @@ class SyncTask(Task):
             now.replacement = msgspec.structs.replace(old, args=args, kwargs=kwargs, generation=old.generation + 1)
         return self.AsyncResult(now.id)
 
+    def shown(self, operation: Operation) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments that Celery's tracer, and with it signals, sees: placeholders where the task redacts them."""
+        if not self.redact:
+            return operation.args, operation.kwargs
+        return (REDACTED,) * len(operation.args), dict.fromkeys(operation.kwargs, REDACTED)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        now = _under_way.get()
-        if now is None or now.id != self.request.id or now.answered:
+        if not self._runs_an_operation:
             # Celery's __call__ would hide an eager run's request behind an empty one.
             return super().__call__(*args, **kwargs) if self.request.called_directly else self.run(*args, **kwargs)
+        result, failure = self._attempt(args, kwargs)
+        if failure is not None:
+            raise failure
+        return result
+
+    @property
+    def _runs_an_operation(self) -> bool:
+        now = _under_way.get()
+        return now is not None and now.id == self.request.id and not now.answered
+
+    def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Exception | None]:
+        """Run the body: what it returned, or what Celery's tracer is to make of its exception.
+
+        Its arguments are the operation's own, and ``self.request`` has them, and what follows, as long as it runs.
+        """
+        now = _under_way.get()
+        assert now is not None
+        shown = {name: getattr(self.request, name) for name in ("args", "kwargs", *now.links)}
+        if self.redact:
+            args, kwargs = now.operation.args, now.operation.kwargs
+            self.request.update(args=args, kwargs=kwargs, **now.links)
         try:
             result = self.run(*args, **kwargs)
             now.outcome = now.outcome or Outcome(Verdict.DELIVERED, "returned")
-            return self._kept_form(result, now.id)
-        except (Ignore, Reject, ClaimEnded):
-            raise
-        except Retry as retry:
-            retry.message, retry.exc, retry.excs = None, _redacted(retry.exc), _code(retry.exc)
-            raise
-        except Unreachable as error:
-            now.outcome = now.outcome or Outcome(Verdict.UNREACHABLE, "unreachable")
-            raise Retry(message=f"{now.outcome.reason}", exc=DeliveryFailed(now.outcome.reason)) from error
-        except DeliveryFailed as error:
-            now.outcome = now.outcome or Outcome(Verdict.DEAD, error.reason)
-            raise
+            shown |= now.links  # Celery sends them now
+            return self._kept_form(result, now), None
         except Exception as error:  # noqa: BLE001 -- whatever a user's task raises
-            self._fail(now, error)
+            failure = self._failure_of(now, error)
+            # Instrumentation looks into frames, and theirs hold the request.
+            return None, without_frames(failure) if self.redact else failure
         finally:
             now.answered = True
+            self.request.update(shown)
 
-    def _kept_form(self, result: Any, task_id: str) -> Any:
-        """A result that goes into a user's own backend, and through its logs, is sealed by itself."""
-        if result is None or self.app.conf.result_serializer == result_serializer_name(self.engine.settings.namespace):
-            return result
-        return seal_value(self.engine.vault, result, task_id)
-
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> Any:
-        """The operation's result; one that was sealed by itself is opened when it is read."""
-        return SyncResult(task_id, backend=self.backend, task_name=self.name, app=self.app, **kwargs)
-
-    def _fail(self, now: UnderWay, error: Exception) -> NoReturn:
-        """Another exception: a dead letter. Its text may hold a payload, so it is kept sealed and shown nowhere."""
+    def _failure_of(self, now: UnderWay, error: Exception) -> Exception:
+        if isinstance(error, Reject) and self.redact:
+            return Reject(_code(error.reason) if isinstance(error.reason, BaseException) else None, error.requeue)
+        if isinstance(error, (Ignore, Reject, ClaimEnded)):
+            return error
+        if isinstance(error, Retry):
+            retry = Retry(exc=_redacted(error.exc), when=error.when, is_eager=error.is_eager)
+            retry.excs = _code(error.exc)
+            return retry
+        if isinstance(error, Unreachable):
+            now.outcome = now.outcome or Outcome(Verdict.UNREACHABLE, "unreachable")
+            return Retry(message=now.outcome.reason, exc=DeliveryFailed(now.outcome.reason))
+        if isinstance(error, DeliveryFailed):
+            now.outcome = now.outcome or Outcome(Verdict.DEAD, error.reason)
+            return error
+        # A dead letter. Its text may hold a payload, so it is kept sealed and shown nowhere.
         detail = "".join(traceback.format_exception(error))[-DETAIL_CHARACTERS:]
         now.outcome = Outcome(Verdict.DEAD, _code(error), detail=detail.encode())
-        raise DeliveryFailed(_code(error)) from None
+        return DeliveryFailed(_code(error))
+
+    def _kept_form(self, result: Any, now: UnderWay) -> Any:
+        """A result that goes into a user's own backend, and through its logs, is sealed by itself."""
+        if seals_results(self.app) or (result is None and not now.keeps_result):
+            return result
+        return seal_value(self.engine.vault, result, now.id)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> Any:
+        """The operation's result. Reading it raises CorruptRecord where it was changed, or is another operation's."""
+        result_class = of_sync_task(self.app.AsyncResult)
+        return result_class(task_id, backend=self.backend, task_name=self.name, app=self.app, **kwargs)
 
 
 def _code(error: BaseException | None) -> str:
@@ -386,7 +414,13 @@ def _code(error: BaseException | None) -> str:
 
 
 def _redacted(error: BaseException | None) -> DeliveryFailed:
-    return error if isinstance(error, DeliveryFailed) else DeliveryFailed(_code(error))
+    return DeliveryFailed(_code(error))
+
+
+def without_frames(error: Exception) -> Exception:
+    """The same, without the frames that it came through, or what caused it."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _date_of(when: datetime | str) -> datetime:

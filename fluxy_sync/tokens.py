@@ -7,12 +7,10 @@ from typing import Any
 from kombu.exceptions import OperationalError
 
 from fluxy_sync.errors import StorageUnavailable
+from fluxy_sync.operation import FLUSH
 from fluxy_sync.sealing import REDACTED
 
 logger = logging.getLogger(__name__)
-
-FLUSH = "fluxy_sync.flush"
-CHECK_CONNECTIVITY = "fluxy_sync.check_connectivity"
 
 
 def broker_errors(app: Any) -> tuple[type[BaseException], ...]:

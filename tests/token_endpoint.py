@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fluxy_sync.access_token import SharedPlace
 from fluxy_sync.credentials import credentials_of
 from fluxy_sync.delivery import Delivery, Flight, Request, boottime
 from fluxy_sync.journal import Store, connect
@@ -14,6 +13,7 @@ from fluxy_sync.journal.keys import Keys
 from fluxy_sync.operation import Outcome, Verdict
 from fluxy_sync.settings import Settings
 from fluxy_sync.tls import Tls
+from fluxy_sync.token_place import SharedPlace, audience_of
 from fluxy_sync.vault import Vault, new_key
 from tests.http_server import HttpServer, Said, Seen, said_json
 
@@ -87,15 +87,16 @@ class Fleet:
         self._keys = Keys(namespace)
         self._own = Store(connect(store_url))
 
-    def place(self, url: str = "", vault: Vault | None = None) -> SharedPlace:
+    def place(self, url: str = "", vault: Vault | None = None, **changes: Any) -> SharedPlace:
         """Where a process finds the shared token."""
         store = Store(connect(url or self._url))
         self._open.append(store)
-        return SharedPlace(self._keys.namespace, lambda: store, lambda: vault or self.vault)
+        audience = audience_of(Settings(**self.settings | changes))
+        return SharedPlace(self._keys.namespace, audience, lambda: store, lambda: vault or self.vault)
 
     def process(self, url: str = "", vault: Vault | None = None, **changes: Any) -> Delivery:
         given = Settings(**self.settings | changes)
-        delivery = Delivery(given, credentials_of(given, Tls.of(given), self.place(url, vault)))
+        delivery = Delivery(given, credentials_of(given, Tls.of(given), self.place(url, vault, **changes)))
         self._open.append(delivery)
         return delivery
 

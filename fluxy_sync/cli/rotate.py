@@ -32,12 +32,18 @@ class Begun(NamedTuple):
 
 @click.command(short_help="Seal everything that waits with a new key.")
 @click.option("--retire", is_flag=True, help="Take the old keys out of the ring's file at the end.")
+@click.option(
+    "--broker-is-empty", is_flag=True, help="With --retire: no Celery message waits in a broker other than Redis."
+)
 @json_option
-def rotate(retire: bool, as_json: bool) -> None:
+def rotate(retire: bool, broker_is_empty: bool, as_json: bool) -> None:
     """Seal everything that waits with a new key, while the gateway works.
 
     Makes a new key, unless a rotation is under way: one that was killed goes on where it was. With --retire the old
     keys leave the ring's file afterwards, into another one beside it; backups of the store need them.
+
+    It refuses while a Celery message of a task of yours needs one of them: such a message is in no lane, and isn't
+    re-sealed. A broker other than Redis can't be looked through: say --broker-is-empty once its queues are.
 
     \b
     Examples:
@@ -55,7 +61,7 @@ def rotate(retire: bool, as_json: bool) -> None:
     if not as_json:
         click.echo(begun.sentence)
     resealed, last = run(rotation)
-    retired = _retire(rotation) if retire and _is_done(last) else []
+    retired = _retire(rotation, broker_is_empty) if retire and _is_done(last) else []
     left = [one for one in engine.vault.key_ids if one != begun.key and one not in retired]
     if as_json:
         print_json(_document(begun, resealed, last, retired, left))
@@ -101,9 +107,9 @@ def _is_done(last: "Progress | None") -> bool:
     return last is None or not (last.resealed or last.left)
 
 
-def _retire(rotation: "Rotation") -> list[str]:
+def _retire(rotation: "Rotation", vouched: bool) -> list[str]:
     try:
-        return rotation.retire()
+        return rotation.retire(vouched=vouched)
     except ConfigError as error:
         raise CommandFailed(str(error)) from error
 

@@ -11,9 +11,8 @@ from typing import Any
 from celery import Celery
 
 from fluxy_sync.journal.record import parse
-from fluxy_sync.operation import SYNC_OP
+from fluxy_sync.operation import FLUSH, SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE, register_vault
-from fluxy_sync.tokens import FLUSH
 from tests.chaos.forged_records import unsealed_body
 from tests.chaos.forger import sealed_body
 from tests.chaos.scene import PATIENCE_S, STOLEN, Scene

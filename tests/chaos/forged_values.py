@@ -8,8 +8,8 @@ from collections.abc import Callable
 import redis
 
 from fluxy_sync import QueueFull, StorageUnavailable
-from fluxy_sync.access_token import SharedPlace, Token
 from fluxy_sync.rotation import Rotation
+from fluxy_sync.token_place import SharedPlace, Token, audience_of
 from tests.chaos.scene import PATIENCE_S, Scene
 from tests.chaos.trial import wait_until
 
@@ -96,7 +96,8 @@ def forge_value(here: Scene, key: str, fault: Fault) -> None:
 
 def forge_tokens(here: Scene) -> None:
     """The sealed access token of another gateway, and whose turn it is to fetch one."""
-    place = SharedPlace("elsewhere", lambda: here.sync.engine.journal.store, lambda: here.sync.engine.vault)
+    engine = here.sync.engine
+    place = SharedPlace("elsewhere", audience_of(engine.settings), lambda: engine.journal.store, lambda: engine.vault)
     place.save(Token("stolen", "stolen-token", 3600.0))
     client, keys = here.forger.client, here.forger.keys
     taken = client.get(keys.auth.replace(here.forger.namespace, "elsewhere"))

@@ -1,5 +1,6 @@
 """The OAuth2 access token: fetched once for all processes, kept sealed, and never hammered for."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from fluxy_sync.operation import Outcome
 from fluxy_sync.settings import Settings
 from fluxy_sync.vault import Vault, new_key
 from tests.http_server import Said, said_json
-from tests.raw_server import RawServer, read_request
+from tests.raw_server import RawServer, read_request, saying
 from tests.token_endpoint import (
     DELIVERED,
     MARKER,
@@ -26,7 +27,6 @@ from tests.token_endpoint import (
     send,
     together,
 )
-from tests.upstream import free_port
 
 
 @pytest.fixture
@@ -169,14 +169,20 @@ def test_an_endpoint_that_is_down_is_asked_again_after_the_pause(
     fleet: Fleet, endpoint: Endpoint, journal: Journal
 ) -> None:
     """Nothing reached the upstream meanwhile; then it goes on by itself."""
-    delivery = fleet.process(auth_oauth2_token_url=f"http://127.0.0.1:{free_port()}/token")
-    assert send(delivery) == UNREACHABLE
-    assert endpoint.upstream.seen == []
-    working = fleet.process()
-    assert send(working) == UNREACHABLE  # the pause is everybody's
-    assert endpoint.fetches == 0
-    fleet.forget_the_fetch()
-    assert send(working) == DELIVERED
+    token = json.dumps({"access_token": f"{MARKER}-1", "token_type": "Bearer"}).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(token), token)
+
+    def hang_up_once(connection: Any) -> None:
+        if server.accepted > 1:
+            saying(answer)(connection)
+
+    with RawServer(hang_up_once) as server:
+        fleet.settings["auth_oauth2_token_url"] = f"{server.url}/token"
+        one, other = fleet.process(), fleet.process()
+        assert [send(one), send(other)] == [UNREACHABLE] * 2  # the pause is everybody's
+        assert (server.accepted, endpoint.upstream.seen) == (1, [])
+        fleet.forget_the_fetch()
+        assert send(other) == DELIVERED
 
 
 def test_an_endpoint_that_trickles_ends_at_the_deadline(fleet: Fleet, endpoint: Endpoint) -> None:

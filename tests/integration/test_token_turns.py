@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 import fluxy_sync.access_token
-from fluxy_sync.access_token import TURN_S, Place, PrivatePlace, SharedPlace, Token
+import fluxy_sync.token_place
 from fluxy_sync.delivery import boottime
 from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.journal import Journal
+from fluxy_sync.token_place import TURN_S, Place, PrivatePlace, SharedPlace, Token
 from tests.conftest import wait_until
 from tests.http_server import Said
 from tests.token_endpoint import DELIVERED, MARKER, UNAUTHORIZED, UNREACHABLE, Endpoint, Fleet, send, together
 from tests.upstream import free_port
 
 TURN_MS = int(TURN_S * 1000)
+ONE, TWO, GENERATION = "1" * 16, "2" * 16, "a" * 16
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def fleet(endpoint: Endpoint, store_url: str, namespace: str, tmp_path: Path) ->
 
 def test_who_waits_for_another_process_uses_its_token(fleet: Fleet, endpoint: Endpoint, journal: Journal) -> None:
     """The other one is known by its name alone; when its token is there, it is taken."""
-    journal.store.command("SET", journal.keys.auth_lock, "another process", "PX", TURN_MS)
+    fleet.place().take_turn(ONE)
     delivery, found = fleet.process(), []
     thread = threading.Thread(target=lambda: found.append(send(delivery)))
     thread.start()
@@ -46,15 +48,16 @@ def test_who_waits_for_another_process_uses_its_token(fleet: Fleet, endpoint: En
     thread.join(9)
     assert found == [DELIVERED]
     assert (endpoint.fetches, endpoint.tokens) == (0, ["other"])
-    assert journal.store.command("GET", journal.keys.auth_lock) == b"another process"
+    assert fleet.place().take_turn(TWO) == ONE
 
 
-@pytest.mark.parametrize("turn", ["a dead process", f"failed:{UNREACHABLE.reason}"])
+@pytest.mark.parametrize("turn", [ONE, f"failed:{UNREACHABLE.reason}"])
 def test_a_turn_does_not_outlast_a_clock_that_goes_back(
     fleet: Fleet, endpoint: Endpoint, journal: Journal, turn: str
 ) -> None:
     """The store's clock went back by years, and so far ahead lies the end of the turn: the next one takes it over."""
-    journal.store.command("SET", journal.keys.auth_lock, turn, "PX", 10 * 365 * 86_400_000)
+    fleet.place().take_turn(TWO)
+    fleet.place().pass_turn(TWO, turn, 10 * 365 * 86_400)
     assert send(fleet.process()) == DELIVERED
     assert endpoint.fetches == 1
     assert 0 < journal.store.command("PTTL", journal.keys.auth_lock) <= TURN_MS
@@ -67,8 +70,9 @@ def test_who_was_a_moment_too_late_takes_what_is_there(
     other, take_turn = fleet.place(), SharedPlace.take_turn
 
     def take_late(place: SharedPlace, name: str) -> str:
-        other.save(Token("g", f"{MARKER}-other", 60.0))
-        journal.store.command("SET", journal.keys.auth_lock, "fetched:g", "PX", TURN_MS)
+        other.save(Token(GENERATION, f"{MARKER}-other", 60.0))
+        take_turn(other, TWO)
+        other.pass_turn(TWO, f"fetched:{GENERATION}", TURN_S)
         return take_turn(place, name)
 
     monkeypatch.setattr(SharedPlace, "take_turn", take_late)
@@ -78,7 +82,7 @@ def test_who_was_a_moment_too_late_takes_what_is_there(
 
 def test_who_waits_waits_no_longer_than_its_flight(fleet: Fleet, endpoint: Endpoint, journal: Journal) -> None:
     """The other process has died: its turn ends by itself, this operation's deadline comes first."""
-    journal.store.command("SET", journal.keys.auth_lock, "a dead process", "PX", TURN_MS)
+    fleet.place().take_turn(ONE)
     began = boottime()
     assert send(fleet.process(), lasts_s=0.5) == UNREACHABLE
     assert boottime() - began < 3.0
@@ -92,21 +96,21 @@ def place(request: pytest.FixtureRequest, fleet: Fleet) -> Place:
 
 def test_a_turn_is_passed_by_its_owner_alone(place: Place) -> None:
     """One that took too long can't end the turn of whoever came after it."""
-    assert place.take_turn("one") == "one"
-    assert place.take_turn("two") == "one"
-    assert not place.pass_turn("two", "", 5)
-    assert place.take_turn("two") == "one"
-    assert place.pass_turn("one", "fetched:g", 5)
-    assert place.take_turn("two") == "fetched:g"
-    assert place.pass_turn("fetched:g", "", 5)
-    assert place.take_turn("two") == "two"
+    assert place.take_turn(ONE) == ONE
+    assert place.take_turn(TWO) == ONE
+    assert not place.pass_turn(TWO, "", 5)
+    assert place.take_turn(TWO) == ONE
+    assert place.pass_turn(ONE, f"fetched:{GENERATION}", 5)
+    assert place.take_turn(TWO) == f"fetched:{GENERATION}"
+    assert place.pass_turn(f"fetched:{GENERATION}", "", 5)
+    assert place.take_turn(TWO) == TWO
 
 
 def test_a_turn_ends_by_itself(place: Place) -> None:
     """Its owner may have died."""
-    assert place.take_turn("one") == "one"
-    place.pass_turn("one", "one", 0.05)
-    wait_until(lambda: place.take_turn("two") == "two", 5)
+    assert place.take_turn(ONE) == ONE
+    place.pass_turn(ONE, ONE, 0.05)
+    wait_until(lambda: place.take_turn(TWO) == TWO, 5)
 
 
 def test_a_token_is_kept_as_long_as_it_may_be_used(place: Place) -> None:
@@ -140,7 +144,8 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the clock by which a process judges its token."""
 
     def move(seconds: float) -> None:
-        monkeypatch.setattr(fluxy_sync.access_token, "boottime", lambda: boottime() + seconds)
+        for module in (fluxy_sync.access_token, fluxy_sync.token_place):
+            monkeypatch.setattr(module, "boottime", lambda: boottime() + seconds)
 
     return move
 
