@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from celery.worker.state import task_ready
 from kombu import compression
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
@@ -173,10 +174,11 @@ def _checked(callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
 class PatientConsumer(Consumer):
     """Celery's consumer, on such channels where the broker is a Redis."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, on_task_request: Callable[[Any], None], *args: Any, **kwargs: Any) -> None:
         bound_decompression()
+        self._run = on_task_request
         self._held = 0  # messages whose key is missing here
-        super().__init__(*args, **kwargs)
+        super().__init__(self._run_or_keep, *args, **kwargs)
 
     class Blueprint(Consumer.Blueprint):
         """Its steps, each of which may find that the store refuses."""
@@ -202,13 +204,21 @@ class PatientConsumer(Consumer):
 
         return handle_or_drop
 
+    def _run_or_keep(self, request: Any) -> None:
+        """Hand a request to the pool. It may have waited for its eta or a rate limit, and the ring have changed."""
+        key = missing_key(request.body) if request.content_type == CONTENT_TYPE else ""
+        if not key:
+            return self._run(request)
+        task_ready(request)
+        return self._keep(request.message, key)
+
     def _keep(self, message: Any, key: str) -> None:
         """Hold a message that can't be opened here, unacked: until its key is there, or it is offered to all again.
 
         Held ones leave room for others, as those with an eta do. Where this worker ends, they go back at once.
         """
         logger.error(
-            "A message of %s needs the key %s, which isn't in the ring here: it is kept in the broker; add that key.",
+            "A message of %.100r needs the key %s, which isn't in the ring here; it is kept in the broker: add it.",
             message.headers.get("task"), key,
         )  # fmt: skip
         counts, ends = self._held < MOST_HELD, time.monotonic() + KEPT_S
@@ -230,14 +240,6 @@ class PatientConsumer(Consumer):
     def _soon(self, look: Callable[[], None]) -> None:
         # Timers may run in a thread of their own; the connection is this one's.
         self.timer.call_after(LOOK_S, self.call_soon, (look,))
-
-    def apply_eta_task(self, task: Any) -> None:
-        """Run what was due later; the ring may have changed since it came."""
-        key = missing_key(task.body) if task.content_type == CONTENT_TYPE else ""
-        if not key:
-            return super().apply_eta_task(task)
-        self.qos.decrement_eventually()
-        return self._keep(task.message, key)
 
     def on_close(self) -> None:
         self._held = 0  # the broker has them back

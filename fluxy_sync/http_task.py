@@ -23,8 +23,8 @@ from fluxy_sync.tasks import SyncTask, now_under_way
 class HttpTask(SyncTask):
     """The base of ``sync_op``: an operation is one HTTP request.
 
-    Celery's signals, and instrumentation that listens to them, see placeholders instead of its arguments, and no frames
-    of its exceptions; so do ``on_failure`` and its like. ``redact = False`` shows them.
+    Celery's signals, its hooks (``on_failure`` and the like) and instrumentation see placeholders instead of its
+    arguments, and no frames of its body's exceptions. ``redact = False`` shows them.
     """
 
     abstract = True

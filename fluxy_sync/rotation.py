@@ -4,6 +4,7 @@ Each step is small and changes only what is still as it was read. Each record te
 that was killed half-way goes on where it was.
 """
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -14,12 +15,12 @@ import msgspec
 
 from fluxy_sync.broker_messages import messages_of
 from fluxy_sync.engine import Engine, once_context
-from fluxy_sync.errors import ConfigError, CorruptRecord, SealError
+from fluxy_sync.errors import ConfigError, SealError
 from fluxy_sync.journal import DeadLetter, Inventory, Waiting
 from fluxy_sync.journal.record import REFUSED, parse
 from fluxy_sync.maintenance import Maintenance
 from fluxy_sync.private import write_private
-from fluxy_sync.sealing import reseal_result
+from fluxy_sync.sealing import SEALED_VALUE, reseal_result, reseal_value
 from fluxy_sync.settings import read_keys
 from fluxy_sync.vault import KEY_ID_BYTES, REREAD_S, key_id_of, new_key, parse_key
 from fluxy_sync.words import many
@@ -28,7 +29,8 @@ STEP_OPERATIONS = 100  # LSET walks the lane: about 4 ms in the middle of a mill
 MOST_PASSES = 20
 TAKEN_UP_S = 3 * REREAD_S
 RETIRED = ".retired"
-RESULTS = "celery-task-meta-*"
+RESULT_PREFIX = "celery-task-meta-"
+RESULTS = f"*{RESULT_PREFIX}*"
 RESULTS_AT_ONCE = 500
 
 
@@ -247,23 +249,27 @@ class Rotation:
             self._inventory.swap(key, was, vault.seal(vault.open(was, context), context))
 
     def _reseal_results(self) -> None:
-        """Results that our own app keeps in the store; those of other rings are left alone."""
+        """Results in the store: our own app's, and SyncTasks' in an app of the user's; those of other rings stay."""
         store, cursor = self._engine.journal.store, b"0"
         while True:
             cursor, keys = store.command("SCAN", cursor, "MATCH", RESULTS, "COUNT", RESULTS_AT_ONCE, "TYPE", "string")
             for key in keys:
-                self._reseal_result(key.decode(), store.command("GET", key))
+                with contextlib.suppress(UnicodeDecodeError):  # none of Celery's
+                    self._reseal_result(key.decode(), store.command("GET", key))
             if cursor == b"0":
                 return
 
     def _reseal_result(self, key: str, was: bytes | None) -> None:
-        key_id = (was or b"")[:KEY_ID_BYTES].hex()
-        if was is None or key_id not in self._engine.vault.key_ids or not self._is_old(key_id):
-            return
+        vault, key_id = self._engine.vault, (was or b"")[:KEY_ID_BYTES].hex()
         try:
-            self._inventory.swap(key, was, reseal_result(self._engine.vault, was))
-        except CorruptRecord:
-            return  # of another ring whose key has the same id, or damaged: whoever asks for it is told
+            if was and key_id in vault.key_ids and self._is_old(key_id):
+                self._inventory.swap(key, was, reseal_result(vault, was))
+            elif was and SEALED_VALUE.encode() in was:
+                anew = reseal_value(vault, was, key.rpartition(RESULT_PREFIX)[2])
+                if anew != was:
+                    self._inventory.swap(key, was, anew)
+        except SealError:
+            return  # of another ring, or damaged: whoever asks for it is told
 
 
 def _id_of(key: str) -> str:

@@ -5,6 +5,7 @@ whoever can write to the broker could put others around it.
 """
 
 import base64
+import re
 import threading
 from typing import Any
 
@@ -20,6 +21,7 @@ SERIALIZER, RESULT_SERIALIZER = "fluxy-sealed", "fluxy-sealed-result"
 REDACTED = "<sealed>"
 SEALED_VALUE = "fluxy-sealed:"
 PLACE = "fluxy_place"  # in the third part of a task's message, beside Celery's links
+_SEALED_IN_JSON = re.compile(rb'"result": ?"fluxy-sealed:([A-Za-z0-9+/=]*)"')
 _MESSAGE, _RESULT = b"fluxy-sync message", b"fluxy-sync result"  # neither opens as the other
 
 _publishing = threading.local()  # the message that this thread is about to publish, and its place
@@ -63,6 +65,26 @@ def open_value(value: str, task_id: str) -> Any:
 
 def _result_of(task_id: str) -> bytes:
     return associated_data(_RESULT, task_id.encode("utf-8", "surrogatepass"))
+
+
+def reseal_value(vault: Vault, meta: bytes, task_id: str) -> bytes:
+    """A result in JSON, of which the value alone is sealed, with that sealed by the ring's first key.
+
+    Raises:
+        UnknownKey, CorruptRecord: it can't be opened, or is the result of another task.
+    """
+    found = _SEALED_IN_JSON.search(meta)
+    if found is None:
+        raise CorruptRecord("the result holds no sealed value")
+    try:
+        sealed = base64.b64decode(found[1], validate=True)
+    except ValueError as error:
+        raise CorruptRecord("the result was changed after it was sealed") from error
+    if vault.sealed_by(sealed[:KEY_ID_BYTES].hex()):
+        return meta
+    context = _result_of(task_id)
+    anew = base64.b64encode(vault.seal(vault.open(sealed, context), context))
+    return meta[: found.start(1)] + anew + meta[found.end(1) :]
 
 
 def register_vault(vault: Vault, namespace: str) -> str:

@@ -106,7 +106,8 @@ class SyncTask(Task):
         outcomes: overrides of the outcome table, as ``{"DELETE 404": "delivered"}``.
         keep_result: its answer is kept for ``get()``.
 
-    Lane, policy, on_dead, outcomes and ``expires`` are also attributes of a task, for all its operations.
+    Lane, policy, on_dead, outcomes and ``expires`` are also attributes of a task, for all its operations. ``redact``
+    (False; True for an HttpTask) shows Celery's signals and hooks placeholders instead of arguments, and no frames.
     A return is a delivery; raising Unreachable is the link; other exceptions make a dead letter, unless the task
     retries them by Celery's ``self.retry`` or ``autoretry_for``.
     """
@@ -124,7 +125,7 @@ class SyncTask(Task):
     lane: ClassVar[str | None] = DEFAULT_LANE
     outcomes: ClassVar[Mapping[Any, str]] = {}
     on_dead: ClassVar[OnDead | None] = None  # None: as FLUXY_SYNC_ON_DEAD says
-    redact: ClassVar[bool] = False  # hides arguments from Celery's signals, task hooks and result_extended
+    redact: ClassVar[bool] = False
 
     rules: ClassVar[Rules] = {}  # outcomes, checked
 

@@ -28,3 +28,8 @@ def add(x: int, y: int) -> int:
 def secret(word: str) -> str:
     """A SyncTask whose result is kept in the user's own backend."""
     return f"result of {word}"
+
+
+@app.task(name="shop.nothing", base=SyncTask)
+def nothing() -> None:
+    """A SyncTask that returns nothing."""

@@ -427,8 +427,12 @@ def test_a_users_own_worker_serves_its_tasks_and_ours(
         wait_until(lambda: [r["path"] for r in upstream.requests()] == ["/from-shop"])
         kept = shop.tasks["shop.secret"].apply_async(("result-marker",), ignore_result=False)
         assert kept.get(timeout=20) == "result of result-marker"
+        assert shop.AsyncResult(kept.id).get(timeout=20) == "result of result-marker"
+        nothing = shop.tasks["shop.nothing"].apply_async(ignore_result=False)
+        assert nothing.get(timeout=20) is None
         with redis.Redis.from_url(gateway.environment["FLUXY_SYNC_REDIS_URL"]) as client:
             stored = client.get(f"celery-task-meta-{kept.id}")
+            assert b"fluxy-sealed:" in (client.get(f"celery-task-meta-{nothing.id}") or b"")
         assert stored is not None
         assert b"SUCCESS" in stored
         assert b"result-marker" not in stored

@@ -174,7 +174,7 @@ def test_a_message_whose_key_is_missing_is_kept_until_it_is_back(
     send(sync, "sealed by another", **options)
     ring.write_text(new_key())
     start(gateway)
-    gateway.wait_for("worker", f"A message of {PLAIN} needs the key {id_of(lost)}")
+    gateway.wait_for("worker", f"A message of '{PLAIN}' needs the key {id_of(lost)}")
     assert taken(store) == 1
     for number in range(5):
         send(FluxySync(gateway.settings(imports=())), str(number))
@@ -200,6 +200,22 @@ def test_a_key_that_goes_while_a_message_waits_for_its_eta_loses_nothing(
     assert (ran(), taken(store)) == ([], 1)
     ring.write_text(f"{ring.read_text()} {lost}")
     wait_until(lambda: ran() == ["plain ('later',)"], 20)
+
+
+def test_a_key_that_goes_while_a_message_waits_for_a_rate_limit_loses_nothing(
+    sync: FluxySync, ring: Path, gateway: Gateway, ran: Callable[[], list[str]]
+) -> None:
+    """The same for one that Celery holds back as too many came."""
+    lost = ring.read_text()
+    start(gateway)
+    sync.app.control.rate_limit(PLAIN, "15/m", reply=True, timeout=5)
+    for word in ("first", "second"):
+        send(sync, word)
+    wait_until(lambda: ran() == ["plain ('first',)"])
+    ring.write_text(new_key())
+    gateway.wait_for("worker", "needs the key")
+    ring.write_text(f"{ring.read_text()} {lost}")
+    wait_until(lambda: ran() == ["plain ('first',)", "plain ('second',)"], 30)
 
 
 def test_a_worker_that_ends_leaves_a_kept_message_in_the_broker(

@@ -11,11 +11,14 @@ import pytest
 import redis
 from celery import Celery, states
 from celery.result import AsyncResult, GroupResult
+from pydantic import SecretStr
 
 from fluxy_sync import FluxySync, OperationFailed, ResultTimeout, SyncTask, install
 from fluxy_sync.app import create_app
+from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, UnknownKey
 from fluxy_sync.operation import SYNC_OP
+from fluxy_sync.rotation import Rotation
 from fluxy_sync.sealing import SEALED_VALUE, register_vault, result_serializer_name, seal_value
 from fluxy_sync.settings import Settings
 from fluxy_sync.vault import Vault, new_key
@@ -247,6 +250,31 @@ def test_a_forged_end_ends_no_wait(shop: Celery, store: "redis.Redis", meta: dic
     with pytest.raises(OperationFailed) as told:
         operation.get(timeout=5)
     assert told.value.reason == "cancelled"
+
+
+def test_a_users_kept_results_are_resealed(shop: Celery, store: "redis.Redis", settings: Settings) -> None:
+    """A rotation seals a SyncTask's value anew, in place; what is beside it, forged ones and plain ones stay."""
+    old = Vault.from_text(settings.key_texts)
+    put(store, "mine", meta_of("mine", seal_value(old, ANSWER, "mine"), date_done="2026-01-01", group_id="g"))
+    store.expire("celery-task-meta-mine", 100)
+    others = {
+        "theirs": meta_of("theirs", seal_value(old, ANSWER, "another")),
+        "plain": meta_of("plain", "fluxy-sealed:"),
+        "cut": meta_of("cut", SEALED_VALUE + "QUJ"),
+    }
+    for name, meta in others.items():
+        put(store, name, meta)
+    store.set(b"celery-task-meta-\xff", "x")
+    rotated = settings.model_copy(update={"keys": SecretStr(f"{new_key()} {settings.key_texts[0]}")})
+    list(Rotation(Engine(rotated), "test").run())
+    register_vault(Vault.from_text(rotated.key_texts[:1]), settings.namespace)
+    assert shop.tasks["shop.own"].AsyncResult("mine").get(timeout=1) == ANSWER
+    kept = json.loads(store.get("celery-task-meta-mine") or b"")
+    assert (kept["date_done"], kept["group_id"]) == ("2026-01-01", "g")
+    assert 0 < store.ttl("celery-task-meta-mine") <= 100  # type: ignore[operator]
+    for name, meta in others.items():
+        assert json.loads(store.get(f"celery-task-meta-{name}") or b"") == meta
+    store.delete(b"celery-task-meta-\xff")
 
 
 # --- our own app
