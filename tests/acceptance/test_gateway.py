@@ -24,7 +24,7 @@ from fluxy_sync.gateway import (
     keep_keys,
     ready_notice,
 )
-from fluxy_sync.private import make_private_dir
+from fluxy_sync.host.files import make_private_dir
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.vault import new_key
 

@@ -19,9 +19,9 @@ from redis.retry import Retry
 
 from fluxy_sync.embedded import EmbeddedStore, ServerBinary, find_server
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.host.locks import LockFile
 from fluxy_sync.journal import default_max_bytes
 from fluxy_sync.memory import memory_limit
-from fluxy_sync.private import LockFile
 
 Client = Callable[[EmbeddedStore], Redis]
 ONCE = Retry(NoBackoff(), 0)
