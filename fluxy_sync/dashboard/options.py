@@ -124,7 +124,9 @@ def _keep_cookie_secret(settings: Settings) -> None:
 def _kept(settings: Settings, name: str, instead: str) -> str:
     try:
         return kept_secret(make_private_dir(settings.data_dir) / name)
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or {instead}") from error
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{settings.data_dir / name} can't be made or read; {instead}") from error
 
 

@@ -14,7 +14,6 @@ import pytest
 import redis
 
 from fluxy_sync.embedded import EmbeddedStore, free_port
-from fluxy_sync.host.files import make_private_dir
 from fluxy_sync.vault import new_key
 from tests.conftest import ROOT, wait_until
 from tests.other_users import ANN, MALLORY, as_user, give, needs_root, python, run_as
@@ -32,10 +31,16 @@ class Place(NamedTuple):
     environment: dict[str, str]
 
 
+def made(path: Path) -> Path:
+    """A directory of the gateway's user."""
+    path.mkdir(mode=0o700)
+    return give(path, ANN)
+
+
 @pytest.fixture
 def place(tmp_path: Path, upstream: Upstream) -> Place:
-    home = give(make_private_dir(tmp_path / "home"), ANN)
-    data = give(make_private_dir(home / "data"), ANN)
+    home = made(tmp_path / "home")
+    data = made(home / "data")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLUXY_SYNC_", "FLOWER_"))}
     ours = {"FLUXY_SYNC_DATA_DIR": str(data), "FLUXY_SYNC_UPSTREAM": upstream.url, "FLUXY_SYNC_DASHBOARD_PORT": "0"}
     return Place(home, data, {**kept, **ours, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"})
@@ -223,9 +228,9 @@ def look_at(gateway: psutil.Process, texts: list[str]) -> None:
 def test_a_cleaned_socket_comes_back(place: Place, upstream: Upstream, tmp_path: Path) -> None:
     """Whoever cleans the temporary directory takes the socket away: the store is started again, and all goes on."""
     upstream.start()
-    far = give(make_private_dir(place.home / ("x" * 120)), ANN)
+    far = made(place.home / ("x" * 120))
     short = Path("/tmp", f"t{os.getpid()}")
-    give(make_private_dir(short), ANN)
+    made(short)
     place.environment.pop("XDG_RUNTIME_DIR", None)
     place.environment.update(FLUXY_SYNC_DATA_DIR=str(far), TMPDIR=str(short))
     sockets = short / f"fluxy-sync-{ANN}"
