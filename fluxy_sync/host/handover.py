@@ -5,7 +5,6 @@ user, and goes on to whatever it starts. So a child gets the number of a socket.
 user, then asks, reads, and closes the socket.
 """
 
-import ctypes
 import json
 import os
 import socket
@@ -79,11 +78,15 @@ def close_to_others() -> None:
     It ends with an exec, and holds for children by a fork. It leaves no core dumps, and debuggers need root.
     """
     if sys.platform == "linux":
+        import ctypes  # a producer has no use for it
+
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def wipe(environment: MutableMapping[str, str], names: Iterable[str]) -> None:
     """Take variables out of our own environment, and write zeros over them, where /proc/PID/environ and ps look."""
+    import ctypes
+
     library = ctypes.CDLL(None)
     library.getenv.restype = ctypes.c_void_p
     for name in names:
