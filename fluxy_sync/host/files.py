@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from fluxy_sync.errors import ConfigError
-from fluxy_sync.host.paths import check_way, not_ours, others_may_write, resolved, trusted_owners
+from fluxy_sync.host.paths import check_way, is_sheltered, not_ours, others_may_write, resolved, trusted_owners
 
 PRIVATE_DIR, PRIVATE_FILE, PARENT_DIR = 0o700, 0o600, 0o755
 _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a planted pipe must not make us wait
@@ -49,7 +49,8 @@ def make_private_dir(path: Path) -> Path:
 
 def _close_to_others(path: Path, folder: int) -> None:
     found = os.fstat(folder)
-    if found.st_mode & stat.S_ISVTX or others_may_write(found) or path == Path("/"):
+    is_shared = others_may_write(found) and not is_sheltered(path)
+    if is_shared or found.st_mode & stat.S_ISVTX or path == Path("/"):
         raise ConfigError(
             f"{path} is shared with others (mode {stat.S_IMODE(found.st_mode):04o}): use a directory of your own "
             "inside it, to which nobody else may write; nothing was changed"
@@ -151,7 +152,7 @@ def _check(path: Path, file: int, folder: os.stat_result, *, writes: bool, may_h
     if writes and found.st_nlink > 1 and not may_have_links:
         raise ConfigError(f"{path} has other names (hard links), which would change with it; put a copy in its place")
     if others_may_write(found):
-        if stat.S_IMODE(folder.st_mode) & 0o077 or found.st_uid != os.geteuid():
+        if found.st_uid != os.geteuid() or (folder.st_mode & 0o077 and not is_sheltered(path.parent)):
             raise ConfigError(f"other users may write to {path}; if it is as you left it, run 'chmod go-w {path}'")
         os.fchmod(file, PRIVATE_FILE)  # an earlier version made it by the umask; the directory has kept others out
 

@@ -56,11 +56,16 @@ def check_way(here: Path, found: os.stat_result, path: Path) -> None:
     """
     if found.st_uid not in trusted_owners():
         raise ConfigError(not_ours(here, found.st_uid))
-    if others_may_write(found) and not found.st_mode & stat.S_ISVTX:
+    if others_may_write(found) and not found.st_mode & stat.S_ISVTX and not is_sheltered(here):
         raise ConfigError(
             f"other users may write to {here} (mode {stat.S_IMODE(found.st_mode):04o}), and could replace {path}; "
             f"run 'chmod go-w {here}', or use a directory elsewhere; nothing was changed"
         )
+
+
+def is_sheltered(here: Path) -> bool:
+    """Whether a directory of ours above this one lets nobody else in, so that modes below it don't matter."""
+    return any(above.st_uid == os.geteuid() and not above.st_mode & 0o011 for above in map(os.lstat, here.parents))
 
 
 def others_may_write(found: os.stat_result) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,14 @@ ROOM = Path(fluxy_sync.__file__).parent
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory that everybody may enter: pytest's own lets nobody else in, which makes much harmless."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -231,6 +240,20 @@ def test_a_file_that_others_may_write_isnt_believed(tmp_path: Path) -> None:
     place.chmod(0o700)
     load_settings(data_dir=place)
     assert mode_of(place / "gateway.json") == 0o600
+
+
+def test_what_nobody_else_reaches_may_have_any_mode(place: Path) -> None:
+    """An earlier version made directories by the umask: below a closed one they are safe, and are used and closed."""
+    (place / "run").mkdir()
+    (place / "run").chmod(0o777)
+    files.make_private_dir(place / "run" / "fluxy")
+    assert mode_of(place / "run" / "fluxy") == 0o700
+    files.make_private_dir(place / "run")
+    assert mode_of(place / "run") == 0o700
+    place.chmod(0o711)
+    (place / "run").chmod(0o777)
+    with pytest.raises(ConfigError, match="chmod go-w"):
+        files.make_private_dir(place / "run" / "fluxy")
 
 
 def test_a_copy_needs_no_room_and_leaves_links_alone(place: Path) -> None:
