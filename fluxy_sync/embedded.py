@@ -110,6 +110,14 @@ def _is_usable(server: ServerBinary) -> bool:
     return server.name == "valkey" or tuple(map(int, server.version.split(".")[:2])) >= OLDEST_REDIS
 
 
+def _read(path: Path) -> str:
+    """The text of a file that is made anew where it can't be read."""
+    try:
+        return read_private(path, "", errors="replace")
+    except OSError:
+        return ""
+
+
 def _lines(settings: Mapping[str, object]) -> str:
     return "".join(f"{name} {value}\n" for name, value in settings.items())
 
@@ -174,7 +182,7 @@ class EmbeddedStore:
 
     def _kept_password(self) -> str:
         path = self.data_dir / "store.password"
-        if not (password := read_private(path, "").strip()):
+        if not (password := _read(path).strip()):
             write_private(path, password := secrets.token_urlsafe(32))
         return password
 
@@ -236,8 +244,8 @@ class EmbeddedStore:
 
     def _note_boot(self) -> None:
         """After a power cut no count is trusted: some disks leave garbage where nothing was synced yet."""
-        was = read_private(self._boot, "", errors="replace").strip()
-        if was and was != host() and END_MARK not in read_private(self.log_path, "", errors="replace")[-1000:]:
+        was = _read(self._boot).strip()
+        if was and was != host() and END_MARK not in _read(self.log_path)[-1000:]:
             self._mechanic.ask_for_recount()
         if was != host():
             write_private(self._boot, host())
@@ -266,7 +274,7 @@ class EmbeddedStore:
             for draft in paths_in(folder, "temp-*"):
                 remove(draft)
         remove(self.data_dir / "store.port")  # an earlier version listened on a port where the path was long
-        if read_private(self._conf, "") != (text := self._configuration()):
+        if _read(self._conf) != (text := self._configuration()):
             write_private(self._conf, text)
         if (size_of(self.log_path) or 0) > LARGEST_LOG_BYTES:
             move(self.log_path, f"{self.log_path.name}.1")

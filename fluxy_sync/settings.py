@@ -421,6 +421,8 @@ def _gateway_of(data_dir: Path) -> dict[str, Any]:
         found = json.loads(read_private(path, "{}"))
         if not isinstance(found, dict):
             raise ValueError("no object")
+    except PermissionError as error:
+        raise ConfigError(f"{path} can't be read; run as the gateway's user") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} can't be read; start the gateway again with 'fluxy-sync up'") from error
     _check_socket_of(found.get("redis_url"))

@@ -63,16 +63,20 @@ def _close_to_others(path: Path, folder: int) -> None:
 def _directory(path: Path, *, writes: bool) -> Iterator[int]:
     """Open a directory; to write in it, it must be ours."""
     place = resolved(path)
+    _check_directory(path, os.lstat(place), writes=writes)  # whose it is says more than that it can't be opened
     folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        found = os.fstat(folder)
-        if writes and found.st_uid != os.geteuid():
-            raise ConfigError(not_ours(path, found.st_uid))
-        if not writes:
-            check_way(path, found, path)
+        _check_directory(path, os.fstat(folder), writes=writes)
         yield folder
     finally:
         os.close(folder)
+
+
+def _check_directory(path: Path, found: os.stat_result, *, writes: bool) -> None:
+    if writes and found.st_uid != os.geteuid():
+        raise ConfigError(not_ours(path, found.st_uid))
+    if not writes:
+        check_way(path, found, path)
 
 
 def sync_dir(path: Path) -> None:
@@ -95,8 +99,16 @@ def paths_in(path: Path, pattern: str = "*") -> list[Path]:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything by this name, a dangling link as well."""
-    return os.path.lexists(path)
+    """Whether there is anything by this name, a dangling link as well.
+
+    Raises:
+        OSError: that can't be told, as we may not look there.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def size_of(path: Path) -> int | None:
@@ -194,8 +206,10 @@ def read_private(path: Path, default: str | None = None, *, errors: str = "stric
         OSError: it is missing, or can't be read.
         UnicodeDecodeError: it isn't UTF-8.
     """
-    if default is not None and not exists(path):
-        return default
+    if default is not None:
+        with suppress(PermissionError):  # to be told below, with whose it is
+            if not exists(path):
+                return default
     with open_to_read(path) as file:
         return file.read().decode(errors=errors)
 
