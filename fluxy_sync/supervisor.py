@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
 from fluxy_sync import guard
 from fluxy_sync.errors import ConfigError, FluxySyncError
-from fluxy_sync.private import LockFile
+from fluxy_sync.host.handover import VARIABLE, Handover, without_secrets
+from fluxy_sync.host.locks import LockFile
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
@@ -30,13 +31,17 @@ Process = subprocess.Popen[bytes]
 
 
 class Command(NamedTuple):
-    """A program to keep alive: ``ready_mark`` is the text in its output that tells that it is up."""
+    """A program to keep alive: ``ready_mark`` is the text in its output that tells that it is up.
+
+    ``secrets`` are variables as well; it takes them over (``host.handover``), they are in no environment.
+    """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
     ready_mark: str = ""
     grace_s: float = DEFAULT_GRACE_S
+    secrets: Mapping[str, str] = MappingProxyType({})
 
 
 class Child:
@@ -139,15 +144,17 @@ class Child:
 
 def _spawn(command: Command) -> Process:
     tied = [sys.executable, "-I", "-S", guard.__file__, "exec", str(os.getpid())]
-    return subprocess.Popen(
-        [*tied, *command.argv],
-        env=dict(command.env),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # so that a terminal's Ctrl-C reaches the supervisor alone
-        bufsize=0,
-    )
+    with Handover(command.secrets) as handover:
+        return subprocess.Popen(
+            [*tied, *command.argv],
+            env={**command.env, VARIABLE: str(handover.fd)},
+            pass_fds=(handover.fd,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that a terminal's Ctrl-C reaches the supervisor alone
+            bufsize=0,
+        )
 
 
 def _is_zombie(process: Process) -> bool:
@@ -173,6 +180,7 @@ class Guard:
             raise ConfigError(f"an earlier gateway (pid {self._lock.holder}) is still ending; try again")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, "watch"],
+            env=without_secrets(os.environ),
             stdin=subprocess.PIPE,
             pass_fds=(self._lock.fileno(),),
             start_new_session=True,

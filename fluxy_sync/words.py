@@ -61,7 +61,7 @@ def reason_text(reason: str) -> str:
 
 
 def gate_text(gate: str, reason: str) -> str:
-    """A closed gate, and why: ``paused (by ann@gateway (cli))``; nothing for an open one."""
+    """A closed gate, and why: ``paused (by ann (uid 1000)@gateway (cli))``; nothing for an open one."""
     if gate == "open":
         return ""
     return f"{gate} ({reason_text(reason)})" if reason else gate

@@ -18,7 +18,7 @@ import click
 from fluxy_sync.embedded import free_port
 from fluxy_sync.errors import ConfigError, FluxySyncError
 from fluxy_sync.gateway import DASHBOARD_PASSWORD_FILE, DASHBOARD_USER, Environment, Gateway, celery_commands
-from fluxy_sync.private import make_private_dir
+from fluxy_sync.host.files import make_private_dir
 from fluxy_sync.settings import ENV_PREFIX, Settings, read_environment
 from fluxy_sync.supervisor import Command
 

@@ -24,8 +24,10 @@ def flower(port: int | None, address: str | None, read_only: bool, flower_option
     """
     from fluxy_sync.app import keyless_app
     from fluxy_sync.dashboard import serve
+    from fluxy_sync.host.handover import close_to_others
     from fluxy_sync.settings import load_settings
 
+    close_to_others()
     settings = load_settings()
     _ = settings.store_url
     given = {"port": port, "address": address, "read_only": "true" if read_only else None}

@@ -15,7 +15,13 @@ def up(dashboard: bool | None) -> None:
       FLUXY_SYNC_UPSTREAM=https://api.example.com fluxy-sync up
       FLUXY_SYNC_UPSTREAM=https://api.example.com FLUXY_SYNC_DATA_DIR=/var/lib/fluxy-sync fluxy-sync up
     """
-    from fluxy_sync.gateway import Gateway
+    import os
+
+    from fluxy_sync.gateway import Gateway, is_secret
+    from fluxy_sync.host.handover import close_to_others, wipe
     from fluxy_sync.settings import read_environment
 
-    raise SystemExit(Gateway(read_environment(), dashboard=dashboard).run())
+    close_to_others()
+    gateway = Gateway(read_environment(), dashboard=dashboard)
+    wipe(os.environ, [name for name in os.environ if is_secret(name)])
+    raise SystemExit(gateway.run())

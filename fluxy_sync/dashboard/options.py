@@ -19,7 +19,8 @@ from fluxy_sync.gateway import (
     kept_secret,
     refuse_open_api,
 )
-from fluxy_sync.private import make_private_dir
+from fluxy_sync.host.files import make_private_dir
+from fluxy_sync.host.handover import taken_over
 from fluxy_sync.settings import Settings
 
 COOKIE_SECRET_FILE = "dashboard.cookie"  # noqa: S105 - a file's name
@@ -41,11 +42,11 @@ def read_options(settings: Settings, arguments: Sequence[str]) -> Entry:
     Raises:
         ConfigError: one is wrong, or would let anybody in.
     """
-    refuse_open_api(os.environ)
+    refuse_open_api({**os.environ, **taken_over()})
     for name in [name for name, value in os.environ.items() if name.startswith("FLOWER_") and not value]:
         del os.environ[name]  # as for our own variables, empty means unset
     _set_defaults(settings)
-    _read(flower.command.apply_env_options, "a FLOWER_* variable is wrong")
+    _read(_apply_variables, "a FLOWER_* variable is wrong")
     _refuse_unknown(arguments)
     program = "fluxy-sync flower"
     _read(lambda: flower.command.apply_options(program, arguments), "Flower's options can't be read")
@@ -53,6 +54,17 @@ def read_options(settings: Settings, arguments: Sequence[str]) -> Entry:
     _extract_settings()
     flower.command.setup_logging()
     return entry
+
+
+def _apply_variables() -> None:
+    """Flower reads its variables from the environment alone: what the gateway handed over is there for so long."""
+    handed = {name: value for name, value in taken_over().items() if name.startswith("FLOWER_")}
+    os.environ.update(handed)
+    try:
+        flower.command.apply_env_options()
+    finally:
+        for name in handed:
+            del os.environ[name]
 
 
 def _extract_settings() -> None:
@@ -112,7 +124,9 @@ def _keep_cookie_secret(settings: Settings) -> None:
 def _kept(settings: Settings, name: str, instead: str) -> str:
     try:
         return kept_secret(make_private_dir(settings.data_dir) / name)
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or {instead}") from error
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{settings.data_dir / name} can't be made or read; {instead}") from error
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from fluxy_sync.connectivity import Probe, ProbeResult
 from fluxy_sync.engine import Engine
+from fluxy_sync.errors import ConfigError
 from fluxy_sync.expiry import http_date
+from fluxy_sync.host.files import read_private
 from fluxy_sync.journal import Journal, Snapshot, Store, connect
 from fluxy_sync.settings import GATEWAY_FILE, Settings
 
@@ -77,9 +79,9 @@ class Probed:
 def is_of_gateway(settings: Settings) -> bool:
     """Whether the store is that of the gateway on this machine."""
     try:
-        found = json.loads((settings.data_dir / GATEWAY_FILE).read_text(encoding="utf-8"))
+        found = json.loads(read_private(settings.data_dir / GATEWAY_FILE))
         return bool(found["redis_url"] == settings.store_url)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return False
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -16,6 +17,7 @@ from redis.sentinel import Sentinel
 
 from fluxy_sync.addresses import read_sentinels
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.host.sockets import check_socket, is_away
 from fluxy_sync.journal.clock import Clock
 
 CONNECT_TIMEOUT_S = 2.0
@@ -49,9 +51,22 @@ def connect(url: str, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> "redis.Redi
             return _connect_sentinel(url, options)
         if not url.startswith("unix://"):
             options["socket_keepalive"] = True
-        return redis.Redis.from_url(url, **options)
+        client = redis.Redis.from_url(url, **options)
     except ValueError as error:
         raise ConfigError("FLUXY_SYNC_REDIS_URL can't be read; use e.g. redis://:password@host:6379/0") from error
+    if is_away(client.connection_pool.connection_kwargs.get("path", "")):
+        client.connection_pool.connection_class = _AwayConnection
+    return client
+
+
+class _AwayConnection(redis.UnixDomainSocketConnection):
+    """To a socket in a temporary directory: if that was cleaned, somebody else may have put another one there."""
+
+    def connect(self) -> None:
+        if not self.is_connected:
+            check_socket(Path(self.path))
+        untyped: Any = super()
+        untyped.connect()
 
 
 def _connect_sentinel(url: str, options: dict[str, Any]) -> "redis.Redis":

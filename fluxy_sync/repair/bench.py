@@ -18,6 +18,9 @@ from redis.retry import Retry
 
 from fluxy_sync import guard
 from fluxy_sync.errors import StorageUnavailable
+from fluxy_sync.host.files import open_to_append
+from fluxy_sync.host.handover import without_secrets
+from fluxy_sync.host.paths import resolved
 
 LOAD_S = 600.0  # of a very large file on a very slow machine
 END_S = 60.0
@@ -34,14 +37,15 @@ def on_the_bench(server: Path, configuration: str, log: Path, keep_open: Sequenc
     Raises:
         StorageUnavailable: it ended, or it doesn't get ready.
     """
-    with tempfile.TemporaryDirectory(prefix="fluxy-") as folder, log.open("ab") as output:
-        socket = Path(folder) / "s"
+    with tempfile.TemporaryDirectory(prefix="fluxy-") as folder, open_to_append(log) as output:
+        socket = resolved(Path(folder)) / "s"
         text = f"{configuration}port 0\nunixsocket {socket}\nunixsocketperm 700\n"
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, "exec", str(os.getpid()), server, "-"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
+            env=without_secrets(os.environ),
             pass_fds=keep_open,
             start_new_session=True,  # a Ctrl-C in a terminal is ours to see to
         )

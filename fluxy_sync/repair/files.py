@@ -6,15 +6,15 @@ and what was taken back in ways that name no id, will be sent again, in order an
 """
 
 import mmap
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BufferedWriter
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from fluxy_sync.private import sync_dir
+from fluxy_sync.host.files import create, exists, open_to_change, open_to_read, remove, size_of, sync, sync_dir
 from fluxy_sync.repair import aof, manifest
 from fluxy_sync.repair.aof import Arities, Content, Gap, Loss, Unit
 from fluxy_sync.repair.manifest import NAME, Manifest, Part
@@ -68,7 +68,7 @@ def disagree(folder: Path) -> bool:
     """Whether the manifest and the files don't fit: at a missing manifest a server would begin anew, over the data."""
     found = manifest.read(folder)
     if found is None:
-        return bool(manifest.files_in(folder)) or manifest.path_in(folder).exists()
+        return bool(manifest.files_in(folder)) or exists(manifest.path_in(folder))
     return bool(found.missing(folder))
 
 
@@ -106,17 +106,12 @@ def _cut_off(path: Path, files: "_Files", gap: Gap, epoch: Callable[[], str]) ->
         aof.encode((b"HSET", prefix + b":counts", b"epoch", epoch().encode()))
         for prefix in sorted(aof.prefixes(files.content(path)))
     )
-    with path.open("r+b") as file:
+    with open_to_change(path) as file:
         file.truncate(gap.start)
         file.seek(gap.start)
         file.write(renewed)
-        _sync(file)
+        sync(file)
     return Mended((), cut_off=gap.end - gap.start)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 class _Files:
@@ -131,7 +126,7 @@ class _Files:
     def content(self, path: Path) -> Content:
         """All that a file holds. It is read once before it is mapped: what can't be read is an error, no signal."""
         if path not in self._contents:
-            file = self._opened.enter_context(path.open("rb"))
+            file = self._opened.enter_context(open_to_read(path))
             while file.read(READ_AT_ONCE):
                 pass
             size = file.tell()
@@ -144,7 +139,7 @@ class _Files:
 
     def look(self, part: Part, *, is_log: bool = True) -> _Look:
         """Find what is wrong with a file."""
-        if not (self._folder / part.name).is_file():
+        if size_of(self._folder / part.name) is None:
             return _Look(part, missing=True, empty=not is_log and part.seq == 1)
         data = self.of(part)
         if not is_log and _RDB.match(data[:16]):
@@ -201,14 +196,14 @@ class _Mending:
         found, since = tuple(self._phrases()), self._since()
         replaced = [self._folder / look.part.name for look in self._replaced() if not look.missing]
         listed = manifest.path_in(self._folder)
-        self._keep([path for path in (listed, *replaced) if path.exists()])
+        self._keep([path for path in (listed, *replaced) if exists(path)])
         base, incrs = self._new_base(), [look.part for look in self._sound]
         if self._rest:
             incrs.append(self._new_incr())
         sync_dir(self._folder)
         Manifest(base, tuple(incrs)).write(self._folder)
         for path in replaced:
-            path.unlink()
+            remove(path)
         unknown = self._has_no_base or any(look.missing and not look.empty for look in self._all())
         return Mended(found, self._loss, unknown, self._put_back, since)
 
@@ -220,7 +215,7 @@ class _Mending:
 
     def _phrases(self) -> Iterator[str]:
         if not self._had_manifest:
-            there = manifest.path_in(self._folder).exists()
+            there = exists(manifest.path_in(self._folder))
             yield "the manifest was " + ("damaged" if there else "missing") + ", and is made anew from the files"
         if self._has_no_base:
             yield "the base file was missing"
@@ -248,7 +243,8 @@ class _Mending:
         if self._base is None or (self._base.missing and not self._base.empty):
             return None
         if self._base.sound:
-            (self._folder / self._base.part.name).touch()
+            if size_of(self._folder / self._base.part.name) is None:
+                create(self._folder / self._base.part.name).close()
             return self._base.part
         part = self._next("base")
         data = self._files.of(self._base.part)
@@ -298,9 +294,9 @@ class _Mending:
 
     @contextmanager
     def _written(self, part: Part) -> Iterator[BinaryIO]:
-        with (self._folder / part.name).open("wb") as file:
+        with create(self._folder / part.name) as raw, BufferedWriter(raw) as file:
             yield file
-            _sync(file)
+            sync(file)
 
 
 class _Later:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fluxy_sync.errors import StorageUnavailable
+from fluxy_sync.host.files import exists, read_private, remove, write_private
 from fluxy_sync.journal import Journal, Store, connect
 from fluxy_sync.journal.recount import namespaces, new_epoch, recount
-from fluxy_sync.private import write_private
 from fluxy_sync.repair import manifest
 from fluxy_sync.repair.bench import arities_of, on_the_bench
 from fluxy_sync.repair.files import Mended, disagree, mend
@@ -38,11 +38,11 @@ class Mechanic:
 
     def is_needed(self) -> bool:
         """Whether there is something to do before the next start, whatever the server says."""
-        return disagree(self._folder) or self._recount_file.exists()
+        return disagree(self._folder) or exists(self._recount_file)
 
     def ask_for_recount(self) -> None:
         """Let the journals be counted anew, whether files are damaged or not."""
-        if not self._recount_file.exists():
+        if not exists(self._recount_file):
             write_private(self._recount_file, "")
 
     def run(self, configuration: str, keep_open: Sequence[int] = ()) -> bool:
@@ -57,7 +57,7 @@ class Mechanic:
         """
         try:
             mended = self._mend()
-            if self._recount_file.exists():
+            if exists(self._recount_file):
                 self._recount(configuration, keep_open)
                 return True
         except OSError as error:
@@ -90,13 +90,13 @@ class Mechanic:
 
     def _finish_earlier(self) -> None:
         """A repair that was cut off when all but its record was done."""
-        copy = self._recount_file.read_text(encoding="utf-8").strip() if self._recount_file.exists() else ""
+        copy = read_private(self._recount_file, "").strip()
         if copy:
             kept = manifest.read(self._folder)
             names = {part.name for part in kept.parts} if kept else set()
             for path in manifest.files_in(self._folder):
-                if path.name not in names and (Path(copy) / path.name).exists():
-                    path.unlink()
+                if path.name not in names and exists(Path(copy) / path.name):
+                    remove(path)
             found = ("they were repaired, but what that cost was not written down",)
             self._tell(Mended(found, unknown=True), Path(copy))
 
@@ -119,4 +119,4 @@ class Mechanic:
                 f"the store's repaired files can't be used ({error}); nothing was deleted: see "
                 f"{self._data_dir / COPIES}; restore a backup, or move {self._folder} away to begin anew"
             ) from error
-        self._recount_file.unlink()
+        remove(self._recount_file)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fluxy_sync.private import write_private
+from fluxy_sync.host.files import paths_in, read_private, size_of, write_private
 
 NAME = "appendonly.aof"
 FOLDER = "appendonlydir"
@@ -33,7 +33,7 @@ class Manifest(NamedTuple):
 
     def missing(self, folder: Path) -> list[Part]:
         """The files that it names and that aren't there."""
-        return [part for part in self.parts if not (folder / part.name).is_file()]
+        return [part for part in self.parts if size_of(folder / part.name) is None]
 
     def write(self, folder: Path) -> None:
         """Replace the manifest in one step, on disk."""
@@ -47,14 +47,14 @@ def path_in(folder: Path) -> Path:
 
 def files_in(folder: Path) -> list[Path]:
     """The data files that are there, whatever the manifest says."""
-    return sorted(path for path in folder.glob(f"{NAME}.*") if _FILE.fullmatch(path.name))
+    return [path for path in paths_in(folder, f"{NAME}.*") if _FILE.fullmatch(path.name)]
 
 
 def read(folder: Path) -> Manifest | None:
     """The manifest; None where it is missing or the server would refuse it."""
     try:
-        text = path_in(folder).read_text(encoding="ascii")
-    except (FileNotFoundError, UnicodeDecodeError):
+        text = read_private(path_in(folder), "")
+    except UnicodeDecodeError:
         return None
     found = [_LINE.fullmatch(line) for line in text.splitlines() if not line.startswith("#")]
     lines = [match for match in found if match is not None]

@@ -1,7 +1,6 @@
 """What is kept of a repair: a line for people, and a copy of the files as they were."""
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -10,7 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from fluxy_sync.private import make_private_dir, sync_dir, write_private
+from fluxy_sync.host.files import (
+    keep_copy,
+    make_private_dir,
+    paths_in,
+    read_private,
+    remove_tree,
+    sync_dir,
+    write_private,
+)
 from fluxy_sync.repair.files import Mended
 
 REPAIRS_FILE = "repairs.jsonl"
@@ -62,17 +69,15 @@ def _utc(seconds: float) -> str:
 def note(data_dir: Path, repair: Repair) -> None:
     """Add it to the records, which stay until a person deletes them."""
     path = data_dir / REPAIRS_FILE
-    earlier = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_private(path, earlier + msgspec.json.encode(repair).decode() + "\n")
+    write_private(path, read_private(path, "") + msgspec.json.encode(repair).decode() + "\n")
 
 
 def repairs(data_dir: Path) -> list[Repair]:
     """Those that no person has acknowledged by deleting their file, the last one at the end."""
     found = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (data_dir / REPAIRS_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(msgspec.MsgspecError):
-                found.append(msgspec.json.decode(line, type=Repair))
+    for line in read_private(data_dir / REPAIRS_FILE, "", errors="replace").splitlines():
+        with contextlib.suppress(msgspec.MsgspecError):
+            found.append(msgspec.json.decode(line, type=Repair))
     return found
 
 
@@ -92,16 +97,11 @@ class Copies:
         make_private_dir(self.folder)
         self._prune()
         for path in files:
-            kept = self.folder / path.name
-            kept.unlink(missing_ok=True)  # of an attempt that was cut off
-            try:
-                os.link(path, kept)
-            except OSError:
-                shutil.copy2(path, kept)
+            keep_copy(path, self.folder)
         sync_dir(self.folder)
         sync_dir(self._root)
 
     def _prune(self) -> None:
-        older = sorted(path for path in self._root.iterdir() if path != self.folder)
+        older = [path for path in paths_in(self._root) if path != self.folder]
         while older and (len(older) >= MOST_COPIES or shutil.disk_usage(self._root).free < LEAST_ROOM_BYTES):
-            shutil.rmtree(older.pop(0))
+            remove_tree(older.pop(0))

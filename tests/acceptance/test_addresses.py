@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
@@ -62,17 +63,21 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             await writer.drain()
 
 
+class Address(NamedTuple):
+    """Where a store listens, and its password."""
+
+    port: int
+    password: str
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
-    """A store on a port."""
-    with EmbeddedStore(tmp_path / "store", via="port") as store:
-        store.wait_ready()
-        yield store
-
-
-def port_and_password(store: EmbeddedStore) -> tuple[int, str]:
-    options = redis.connection.parse_url(store.url)
-    return options["port"], options["password"]
+def store(tmp_path: Path) -> Iterator[Address]:
+    """A store that listens on a loopback port as well."""
+    with EmbeddedStore(tmp_path / "store") as store, redis.Redis.from_url(store.url) as client:
+        address = Address(free_port(), redis.connection.parse_url(store.url)["password"])
+        client.config_set("bind", "127.0.0.1")
+        client.config_set("port", address.port)
+        yield address
 
 
 def deliver_one(gateway: Gateway, upstream: Upstream, url: str) -> None:
@@ -89,10 +94,10 @@ def deliver_one(gateway: Gateway, upstream: Upstream, url: str) -> None:
     assert "insecure" not in gateway.log("worker")
 
 
-def test_a_store_behind_tls(gateway: Gateway, upstream: Upstream, store: EmbeddedStore, tmp_path: Path) -> None:
+def test_a_store_behind_tls(gateway: Gateway, upstream: Upstream, store: Address, tmp_path: Path) -> None:
     """All of it goes over TLS, and the certificate is checked by each client: our own, kombu's and Celery's."""
     authority = Authority(tmp_path)
-    port, password = port_and_password(store)
+    port, password = store
     front = TlsFront(authority.serving(), port)
     front.start()
     assert front.listening.wait(10)
@@ -106,9 +111,9 @@ def test_a_store_behind_tls(gateway: Gateway, upstream: Upstream, store: Embedde
 
 
 @pytest.fixture
-def sentinel_port(store: EmbeddedStore, tmp_path: Path) -> Iterator[int]:
+def sentinel_port(store: Address, tmp_path: Path) -> Iterator[int]:
     """A sentinel that watches the store as ``shop``."""
-    port, (store_port, password) = free_port(), port_and_password(store)
+    port, (store_port, password) = free_port(), store
     conf = tmp_path / "sentinel.conf"
     conf.write_text(
         f"port {port}\nbind 127.0.0.1\n"
@@ -131,9 +136,6 @@ def answers(client: "redis.Redis") -> bool:
     return False
 
 
-def test_a_store_behind_sentinels(
-    gateway: Gateway, upstream: Upstream, store: EmbeddedStore, sentinel_port: int
-) -> None:
+def test_a_store_behind_sentinels(gateway: Gateway, upstream: Upstream, store: Address, sentinel_port: int) -> None:
     """They name the store; one that doesn't answer is passed over."""
-    _, password = port_and_password(store)
-    deliver_one(gateway, upstream, f"sentinel://:{password}@127.0.0.1:1,127.0.0.1:{sentinel_port}/shop")
+    deliver_one(gateway, upstream, f"sentinel://:{store.password}@127.0.0.1:1,127.0.0.1:{sentinel_port}/shop")

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fluxy_sync.embedded import LONGEST_SOCKET_PATH
+from fluxy_sync.host.sockets import LONGEST_SOCKET_PATH
 from tests.conftest import wait_until
 
 DEMO = [sys.executable, "-m", "fluxy_sync", "demo"]

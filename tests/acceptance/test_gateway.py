@@ -20,11 +20,12 @@ from fluxy_sync.gateway import (
     celery_commands,
     child_environment,
     dashboard_of,
+    flower_command,
     gateway_record,
     keep_keys,
     ready_notice,
 )
-from fluxy_sync.private import make_private_dir
+from fluxy_sync.host.files import make_private_dir
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.vault import new_key
 
@@ -348,6 +349,29 @@ def test_worker_and_beat_learn_all_from_their_environment(tmp_path: Path) -> Non
         ("-m", "fluxy_sync.app", "beat"),
     ]
     assert {command.env["A"] for command in commands} == {"B"}
+
+
+def test_each_process_gets_its_own_secrets_alone(tmp_path: Path) -> None:
+    """Beat signs nothing in, the dashboard opens nothing, and nobody else needs the dashboard's password."""
+    base = {
+        "FLOWER_BASIC_AUTH": "me:mine",
+        "FLUXY_SYNC_KEYS": "k",
+        "FLUXY_SYNC_REDIS_URL": "redis://:pw@store",
+        "FLUXY_SYNC_BROKER_URL": "redis://:pw@broker",
+        "FLUXY_SYNC_AUTH_BASIC": "a:b",
+        "FLUXY_SYNC_AUTH_OAUTH2_CLIENT_SECRET": "s",
+        "FLUXY_SYNC_DASHBOARD_URL": "http://me:mine@host",
+        "FLUXY_SYNC_NAMESPACE": "shop",
+    }
+    settings = live_settings(tmp_path)
+    commands = [*celery_commands(settings, base), flower_command(dashboard_of(settings, base))]
+    stores = {"FLUXY_SYNC_REDIS_URL", "FLUXY_SYNC_BROKER_URL"}
+    assert {command.name: command.secrets.keys() for command in commands} == {
+        "worker": base.keys() - {"FLOWER_BASIC_AUTH", "FLUXY_SYNC_NAMESPACE"},
+        "beat": {*stores, "FLUXY_SYNC_KEYS"},
+        "dashboard": {*stores, "FLOWER_BASIC_AUTH", "FLOWER_ADDRESS", "FLOWER_PORT"},
+    }
+    assert all(command.env == {"FLUXY_SYNC_NAMESPACE": "shop"} for command in commands)
 
 
 def test_the_dashboard_is_private_by_default(tmp_path: Path) -> None:

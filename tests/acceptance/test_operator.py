@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_ls_says_what_holds_a_lane_and_the_gate(with_store: CommandLine, sync: F
     shown = with_store("ls").stdout
     assert f"Lane orders is held: halted by the dead letter {dead}." in shown
     assert "Lane photos is held: someone paused it." in shown
-    assert re.search(r"The gate is paused \(by \S+ \(python\)\): nothing is sent\.", shown)
+    assert re.search(r"The gate is paused \(by \S+ \(uid \d+\)@\S+ \(python\)\): nothing is sent\.", shown)
     only = document(with_store("ls", "--lane", "photos", "--json"))
     assert [one["lane"] for one in only["held"]] == ["photos"]
 
@@ -192,7 +193,7 @@ def test_pause_and_resume(with_store: CommandLine, sync: FluxySync) -> None:
     assert document(with_store("pause", "--json"))["changed"] is False
     status = document(with_store("status", "--json"))
     assert status["gate"] == "paused"
-    assert re.fullmatch(r"by \S+ \(cli\)", status["reason"])
+    assert re.fullmatch(rf"by \S+ \(uid {os.geteuid()}\)@\S+ \(cli\)", status["reason"])
     assert "fluxy-sync resume" in with_store("status").stdout
     assert document(with_store("resume", "--json")) == {"changed": True, "gate": "open", "held_for": []}
     done = with_store("resume")
@@ -274,7 +275,9 @@ def test_the_audit_log_says_who_did_what_and_when(with_store: CommandLine, sync:
     assert abs(datetime.now(UTC) - datetime.fromisoformat(resume["at"])) < timedelta(minutes=1)
     assert len(document(with_store("audit", "--limit", "1", "--json"))["notes"]) == 1
     shown = with_store("audit").stdout
-    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +\S+ \(cli\) +resume all lanes", shown, re.MULTILINE)
+    assert re.search(
+        r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +\S+ \(uid \d+\)@\S+ \(cli\) +resume all lanes", shown, re.MULTILINE
+    )
 
 
 # --- queue

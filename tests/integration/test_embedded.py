@@ -1,10 +1,13 @@
 """The embedded store, as a real server on a directory of its own."""
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +22,12 @@ from redis.retry import Retry
 
 from fluxy_sync.embedded import EmbeddedStore, ServerBinary, find_server
 from fluxy_sync.errors import ConfigError, StorageUnavailable
-from fluxy_sync.journal import default_max_bytes
+from fluxy_sync.host import sockets
+from fluxy_sync.host.locks import LockFile
+from fluxy_sync.journal import Store, connect, default_max_bytes
 from fluxy_sync.memory import memory_limit
-from fluxy_sync.private import LockFile
+from fluxy_sync.settings import load_settings
+from tests.other_users import MALLORY, give, needs_root
 
 Client = Callable[[EmbeddedStore], Redis]
 ONCE = Retry(NoBackoff(), 0)
@@ -132,17 +138,95 @@ def test_one_url_serves_every_client(place: Callable[[Path], Path], tmp_path: Pa
         backend.client.close()
 
 
-def test_a_long_path_gets_a_loopback_port_that_stays(tmp_path: Path, client: Client) -> None:
-    """Where no unix socket fits, the store listens on 127.0.0.1 with its password, on the same port again."""
-    data_dir = tmp_path / ("x" * 120)
-    with EmbeddedStore(data_dir) as store:
-        assert client(store).config_get("bind")["bind"] == "127.0.0.1"
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data directory whose path is too long for a socket; the temporary directory is this test's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        yield tmp_path / ("x" * 120)
+
+
+def test_a_long_path_gets_a_short_socket_that_stays(far: Path, client: Client) -> None:
+    """Where no socket fits, it lies in a private directory of ours elsewhere, at the same place again; never a port."""
+    with EmbeddedStore(far) as store:
+        assert client(store).config_get("port")["port"] == "0"
         url = store.url
-    assert url.startswith("redis://:")
-    with EmbeddedStore(data_dir) as again:
+    assert store.socket.parent == Path(tempfile.gettempdir(), f"fluxy-sync-{os.geteuid()}")
+    assert mode_of(store.socket.parent) == 0o700
+    with EmbeddedStore(far) as again, EmbeddedStore(far.with_name("y" * 120)) as other:
         assert again.url == url
-    with pytest.raises(ConfigError, match="too long"):
-        EmbeddedStore(data_dir, via="socket")
+        assert other.url != url
+
+
+def test_a_runtime_directory_is_used_where_it_is_ours_alone(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """$XDG_RUNTIME_DIR comes first, unless others may look into it, or it isn't there."""
+    runtime = Path(tempfile.gettempdir(), "run")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    temporary = EmbeddedStore(far).socket.parent
+    runtime.mkdir(mode=0o700)
+    assert EmbeddedStore(far).socket.parent == runtime
+    runtime.chmod(0o755)
+    assert EmbeddedStore(far).socket.parent == temporary
+    assert mode_of(runtime) == 0o755
+
+
+@needs_root
+def test_a_planted_directory_for_the_socket_is_refused(far: Path) -> None:
+    """Whoever makes that directory first doesn't get the store's password: nothing is started there."""
+    planted = Path(tempfile.gettempdir(), f"fluxy-sync-{os.geteuid()}")
+    planted.mkdir(mode=0o777)
+    give(planted, MALLORY)
+    with pytest.raises(ConfigError, match="belongs to"):
+        EmbeddedStore(far)
+    planted.rmdir()
+    planted.symlink_to(far.parent)
+    give(planted, MALLORY)
+    with pytest.raises(ConfigError, match="isn't followed"):
+        EmbeddedStore(far)
+
+
+@needs_root
+def test_a_socket_that_somebody_else_put_there_gets_no_password(far: Path) -> None:
+    """The directory was cleaned while clients lived, and another user made it anew, with a socket that listens."""
+    with EmbeddedStore(far) as store:
+        journal_client = Store(connect(store.url))
+        assert journal_client.command("PING") == b"PONG"
+    shutil.rmtree(store.socket.parent)
+    store.socket.parent.mkdir()
+    give(store.socket.parent, MALLORY)
+    with socket.socket(socket.AF_UNIX) as planted:
+        planted.bind(str(store.socket))
+        planted.listen()
+        planted.setblocking(False)
+        (far / "gateway.json").write_text(json.dumps({"redis_url": store.url}))
+        with pytest.raises(ConfigError, match="belongs to"):
+            journal_client.command("PING")
+        with pytest.raises(ConfigError, match="belongs to"):
+            load_settings(data_dir=far)
+        with pytest.raises(BlockingIOError):
+            planted.accept()
+    journal_client.close()
+
+
+def test_the_port_of_an_earlier_version_is_given_up(far: Path, client: Client) -> None:
+    """What that left, garbage as well, is removed; what it stored is there."""
+    with EmbeddedStore(far) as store:
+        client(store).set("kept", "1")
+    (far / "store.port").write_text("garbage")
+    (far / "store.conf").write_text("bind 127.0.0.1\nport 6399\n")
+    with EmbeddedStore(far) as again:
+        assert client(again).get("kept") == b"1"
+    assert not (far / "store.port").exists()
+
+
+def test_no_place_for_a_socket_is_an_error(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every path is too long, it says so."""
+    monkeypatch.setattr(sockets, "LONGEST_SOCKET_PATH", 20)
+    with pytest.raises(ConfigError, match="too long for a unix socket; use a shorter FLUXY_SYNC_DATA_DIR"):
+        EmbeddedStore(far)
 
 
 def test_a_directory_has_one_store(store: EmbeddedStore) -> None:

@@ -22,6 +22,7 @@ from fluxy_sync import guard
 from fluxy_sync.cli.demo.upstream import Upstream
 from fluxy_sync.cli.exits import FAILED
 from fluxy_sync.errors import FluxySyncError
+from fluxy_sync.host.files import open_to_read, read_private
 from fluxy_sync.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Stage:
         """Whether the text stands anywhere in the store's files or in what the gateway logged."""
         wanted = text.encode()
         files = [path for folder in ("store", "log") for path in (self.home / folder).rglob("*") if path.is_file()]
-        return any(wanted in path.read_bytes() for path in files) or text in self.log
+        return any(wanted in _content(path) for path in files) or text in self.log
 
     def login(self) -> Login | None:
         """The dashboard's address and password, once it answers; None if Flower isn't installed.
@@ -176,7 +177,7 @@ class Stage:
         if found is None:
             return None
         self.wait_until(lambda: _answers(found[1]), "the dashboard answers")
-        return Login(found[1], DASHBOARD_USER, (self.home / DASHBOARD_PASSWORD_FILE).read_text().strip())
+        return Login(found[1], DASHBOARD_USER, read_private(self.home / DASHBOARD_PASSWORD_FILE).strip())
 
     def wait(self) -> None:
         """Wait for Ctrl-C, or for the gateway's end."""
@@ -193,6 +194,11 @@ def _enter_environment(home: Path, namespace: str, upstream: str) -> None:
     os.environ["TMPDIR"] = str(home / "tmp")  # a pool that is killed leaves its temporary directory
     ours = {"DATA_DIR": str(home), "NAMESPACE": namespace, "UPSTREAM": upstream, "NODE": NODE, "DASHBOARD_PORT": "0"}
     os.environ.update({f"{ENV_PREFIX}{name}": value for name, value in ours.items()})
+
+
+def _content(path: Path) -> bytes:
+    with open_to_read(path) as file:
+        return file.read()
 
 
 def _answers(url: str) -> bool:

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.errors import StorageUnavailable
+from fluxy_sync.host.locks import LockFile
 from fluxy_sync.journal import Claim, Inventory, Journal, NewRecord, Store, connect
 from fluxy_sync.journal.record import parse
 from fluxy_sync.operation import new_operation_id
-from fluxy_sync.private import LockFile
 from tests.chaos.agreement import Journaled
 from tests.chaos.power import Disk, Grain, Lost, build
 from tests.chaos.trial import Run, trial

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, NamedTuple
 
+import redis
 import requests
 
 from fluxy_sync import FluxySync
@@ -35,8 +36,10 @@ class StormStage(Stage):
 
     def __init__(self, run: Run, **settings: str) -> None:
         super().__init__(run, **settings)
-        server = server_with(self.folder, "--enable-debug-command", "yes")
-        self.store = EmbeddedStore(self.folder / "store", via="port", server=server)
+        self.store_port = free_port()  # for the proxy
+        listens = ("--bind", "127.0.0.1", "--port", str(self.store_port))
+        server = server_with(self.folder, "--enable-debug-command", "yes", *listens)
+        self.store = EmbeddedStore(self.folder / "store", server=server)
         self.gateway.environment["FLUXY_SYNC_REDIS_URL"] = self.store.url
         self.dashboard_port = free_port()
 
@@ -63,7 +66,8 @@ class Storm:
 
     def __init__(self, run: Run, stage: StormStage, proxy: Proxy) -> None:
         self._run, self._stage = run, stage
-        through_proxy = stage.store.url.replace(f":{port_of(stage.store.url)}/", f":{proxy.port}/")
+        password = redis.connection.parse_url(stage.store.url)["password"]
+        through_proxy = f"redis://:{password}@127.0.0.1:{proxy.port}/0"
         roles = {
             "worker:one": {},
             "worker:two": {"FLUXY_SYNC_REDIS_URL": through_proxy},
@@ -151,15 +155,10 @@ def storm(run: Run) -> None:
     an upstream with moods; and a person who pauses, cancels, clears, replays, holds and rotates the keys.
     """
     proxy_seed = run.chance.getrandbits(32)
-    with StormStage(run, MAX_LANE_PENDING="150") as stage, Proxy(port_of(stage.store.url), proxy_seed) as proxy:
+    with StormStage(run, MAX_LANE_PENDING="150") as stage, Proxy(stage.store_port, proxy_seed) as proxy:
         stage.upstream.start()
         stage.upstream.default(USUAL)
         blow(run, stage, Storm(run, stage, proxy))
-
-
-def port_of(url: str) -> int:
-    """The port of a store's URL."""
-    return int(url.rpartition(":")[2].partition("/")[0])
 
 
 def blow(run: Run, stage: StormStage, storm: Storm) -> None:
