@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import logging
 import re
 import secrets
 import threading
@@ -27,11 +26,12 @@ from fluxy_sync.flight import (
 )
 from fluxy_sync.journal import Store
 from fluxy_sync.journal.keys import Keys
+from fluxy_sync.logs import get_logger
 from fluxy_sync.settings import Settings
 from fluxy_sync.tls import Tls
 from fluxy_sync.vault import Vault, associated_data
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FETCH_TIMEOUT_S = 10.0
 TURN_S = 15.0  # how long one process may fetch while the others wait

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -14,7 +13,9 @@ from kombu.entity import Queue
 from fluxy_sync import steward
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.escaping import visible
 from fluxy_sync.http_task import HttpTask, send
+from fluxy_sync.logs import get_logger
 from fluxy_sync.maintenance import Maintenance
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, RESULT_TYPE, register_vault, result_serializer_name
@@ -22,7 +23,7 @@ from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.tasks import SyncTask
 from fluxy_sync.tokens import CHECK_CONNECTIVITY, FLUSH
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ROLES = ("worker", "beat", "flower")
 CELERYS_CONSUMER, OUR_CONSUMER = "celery.worker.consumer:Consumer", "fluxy_sync.consumer:PatientConsumer"
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         ConfigError: a setting is missing or wrong.
     """
     loaded = settings or load_settings()
-    app = Celery("fluxy_sync", set_as_current=False)
+    app = Celery("fluxy_sync", set_as_current=False, log="fluxy_sync.celery_logs:EventLogging")
     engine = Engine(loaded, None if settings else load_settings, on_store=lambda: _use_store(app, engine))
     app.conf.update(
         broker_connection_retry_on_startup=True,
@@ -239,7 +240,7 @@ def app_or_exit(*, reads_operations: bool = True) -> Celery:
             _import_tasks(app)
             _check_store(app)
     except (ConfigError, StorageUnavailable) as error:
-        print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
+        print(f"fluxy-sync: {visible(str(error))}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         raise SystemExit(2) from None
     return app
 
@@ -310,7 +311,7 @@ def _serve_dashboard(app: Celery, arguments: Sequence[str]) -> NoReturn:
     try:
         serve(app, arguments)
     except ConfigError as error:
-        print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- as above
+        print(f"fluxy-sync: {visible(str(error))}", file=sys.stderr)  # noqa: T201 -- as above
         raise SystemExit(2) from None
 
 

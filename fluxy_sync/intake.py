@@ -1,6 +1,5 @@
 """Raw messages of a SyncTask, sent by somebody who doesn't use our app: journalled before they are acked."""
 
-import logging
 from typing import Any
 
 from kombu.exceptions import ContentDisallowed, DecodeError
@@ -8,12 +7,13 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from fluxy_sync.consumer import MALFORMED
 from fluxy_sync.errors import FluxySyncError, InvalidOperation, SealError, StorageUnavailable
 from fluxy_sync.journal.record import MISPLACED, UNSEALED
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import check_operation_id
 from fluxy_sync.sealing import CONTENT_TYPE, PLACE
 from fluxy_sync.tasks import SyncTask
 from fluxy_sync.tokens import wake
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ACCEPTED = {"application/json", CONTENT_TYPE}
 _FROM_HEADERS = ("eta", "expires", "root_id", "parent_id", "shadow", "stamped_headers", "ignore_result")

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import logging
 import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from fluxy_sync.errors import CorruptRecord, DeliveryFailed, InvalidOperation, U
 from fluxy_sync.expiry import deadline_at, is_out_of_reach
 from fluxy_sync.journal import NewRecord
 from fluxy_sync.journal.record import INVALID
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import (
     DEFAULT_LANE,
     SYNC_OP,
@@ -40,7 +40,7 @@ from fluxy_sync.sealing import REDACTED, open_value, result_serializer_name, sea
 from fluxy_sync.settings import OnDead
 from fluxy_sync.tokens import FLUSH, wake
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DETAIL_CHARACTERS = 4096
 FARTHEST_S = 1e9  # about 30 years

@@ -1,5 +1,8 @@
 """``fluxy-sync up``: a gateway on this machine, until Ctrl-C."""
 
+import sys
+from io import TextIOWrapper
+
 import click
 
 
@@ -18,4 +21,6 @@ def up(dashboard: bool | None) -> None:
     from fluxy_sync.gateway import Gateway
     from fluxy_sync.settings import read_environment
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name in letters that the terminal lacks ends no gateway
     raise SystemExit(Gateway(read_environment(), dashboard=dashboard).run())

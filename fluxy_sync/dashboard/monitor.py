@@ -4,7 +4,6 @@ Workers take and send sealed messages alone, and the dashboard has no keys: its 
 """
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -12,7 +11,9 @@ from celery.events import EventReceiver
 from flower.events import Events
 from flower.inspector import Inspector
 
-logger = logging.getLogger(__name__)
+from fluxy_sync.logs import get_logger
+
+logger = get_logger(__name__)
 
 LONGEST_PAUSE_S = 5.0
 

@@ -1,13 +1,17 @@
 """Flower's options, made safe: what nobody set gets a value that fits a gateway, and nobody gets in unasked."""
 
+import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flower.command
+from celery.utils.log import ColorFormatter
 from flower.options import options
+from tornado.log import LogFormatter
 from tornado.options import Error
 
 from fluxy_sync.errors import ConfigError
@@ -19,6 +23,7 @@ from fluxy_sync.gateway import (
     kept_secret,
     refuse_open_api,
 )
+from fluxy_sync.logs import EventFormatter
 from fluxy_sync.private import make_private_dir
 from fluxy_sync.settings import Settings
 
@@ -52,7 +57,16 @@ def read_options(settings: Settings, arguments: Sequence[str]) -> Entry:
     entry = Entry(_require_sign_in(settings), settings.data_dir / DASHBOARD_PASSWORD_FILE)
     _extract_settings()
     flower.command.setup_logging()
+    _guard_log()
     return entry
+
+
+def _guard_log() -> None:
+    """Let no event be more than one to whoever reads the log, and none steer a terminal."""
+    colors = ColorFormatter.colors if sys.stderr.isatty() else None
+    for handler in logging.getLogger().handlers:
+        formatter = LogFormatter(color=False) if isinstance(handler.formatter, LogFormatter) else handler.formatter
+        handler.setFormatter(EventFormatter(formatter or logging.Formatter(), colors))
 
 
 def _extract_settings() -> None:

@@ -1,6 +1,5 @@
 """The page, its templates and its files: in Flower's own look, with an entry in Flower's navigation bar."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ from tornado.template import Loader, Template
 from tornado.web import HTTPError, StaticFileHandler
 
 from fluxy_sync.dashboard.handler import Refusal, SignIn, SyncHandler
+from fluxy_sync.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ROOM = Path(__file__).parent
 STATIC = ROOM / "static"

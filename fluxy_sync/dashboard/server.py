@@ -27,8 +27,9 @@ from fluxy_sync.dashboard.poller import Poller, Reading
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.gateway import DASHBOARD_USER
 from fluxy_sync.journal import Inventory, Journal, Store, connect
+from fluxy_sync.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 READERS = 4
 STORE_PATIENCE_S = 2.0  # a person waits for these answers
