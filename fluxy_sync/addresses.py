@@ -1,11 +1,12 @@
 """The addresses of stores and brokers, as our own client, kombu and Celery's result backend each want them."""
 
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 DEFAULT_SERVICE = "mymaster"
 SENTINEL_PORT = 26379
 ASK_TIMEOUT_S = 1.0
+CHECKED, YES = ("required", "2"), ("true", "1", "yes", "on")
 
 
 class Sentinels(NamedTuple):
@@ -46,6 +47,23 @@ def _node(text: str) -> tuple[str, int]:
     if not name:
         raise ValueError("a sentinel has no host")
     return name, int(port) if colon else SENTINEL_PORT
+
+
+def refuse_unchecked_tls(url: str) -> None:
+    """Refuse what would let anybody on the way take the server's place, in redis-py's words or in kombu's.
+
+    Raises:
+        ValueError: it is in the URL, of which the text repeats nothing.
+    """
+    for one in url.split(";"):
+        for name, value in parse_qsl(one.partition("?")[2], keep_blank_values=True):
+            given = value.strip().lower().removeprefix("ssl.").removeprefix("cert_")
+            unchecked = name.lower().endswith("cert_reqs") and given not in CHECKED
+            if unchecked or (name.lower().endswith("check_hostname") and given not in YES):
+                raise ValueError(
+                    "certificates are always checked: leave ssl_cert_reqs and ssl_check_hostname out, and name the "
+                    "server's authority with ssl_ca_certs=PATH"
+                )
 
 
 class CeleryAddress(NamedTuple):
