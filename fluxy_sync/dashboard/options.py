@@ -29,6 +29,7 @@ from fluxy_sync.settings import Settings
 
 COOKIE_SECRET_FILE = "dashboard.cookie"  # noqa: S105 - a file's name
 MAX_TASKS = 5_000  # about 10 MB; Flower's own 100,000 are too many for a gateway
+MAX_WORKERS = 500  # of the 5,000 that Flower would keep; each has series of its own in /metrics
 PURGE_AFTER_S = 300
 _LOGIN = re.compile(r"[!-9;-~]+:[!-~]+")
 
@@ -81,6 +82,7 @@ def _set_defaults(settings: Settings) -> None:
         "address": LOOPBACK,
         "port": dashboard_port(settings),
         "max-tasks": MAX_TASKS,
+        "max-workers": MAX_WORKERS,
         "purge-offline-workers": PURGE_AFTER_S,
     }
     for name, value in ours.items():

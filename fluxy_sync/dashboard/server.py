@@ -85,7 +85,7 @@ class Dashboard(Flower):
         self.inventory = Inventory(self._open_journal())
         self.readers = ThreadPoolExecutor(READERS, "sync-api")
         self.exit_code = 0
-        self._metrics = SyncMetrics(self.board)
+        self._metrics = SyncMetrics(self.board, lambda: events.dropped.total)
         self._poller = Poller(self._open_journal(), self._hear, self._crash)
         self._watch = PeriodicCallback(self.hub.look, STALE_CHECK_MS)
         prefix = options.url_prefix
