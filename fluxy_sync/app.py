@@ -84,6 +84,8 @@ def _use_store(app: Celery, engine: Engine) -> None:
     app.conf.broker_transport_options = {**SOCKET_OPTIONS, **broker.options}
     app.conf.result_backend_transport_options = {**SOCKET_OPTIONS, **results.options}
     app.conf.broker_url, app.conf.result_backend = broker.url, results.url
+    if broker.tls is not None:
+        app.conf.broker_use_ssl = broker.tls
     if settings.key_texts:
         seal_everything(app, engine)
 
