@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 
 .DEFAULT_GOAL = help
-.PHONY: help demo social up test check bench chaos screenshots clean
+.PHONY: help demo social up test check bench chaos screenshots lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -40,6 +40,12 @@ chaos: $(STAMP) ## Try to lose, double, reorder or read an operation, by every f
 screenshots: $(STAMP) ## Make the pictures in docs/images; needs chromium and chromium-driver
 	@$(BIN)/python -m tests.browser.screenshots
 	@$(BIN)/python -m tests.browser.social_images
+
+lock: $(STAMP) ## Make deploy/requirements.lock anew, from pyproject.toml and constraints.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	@$(BIN)/uv pip compile pyproject.toml deploy/build-requirements.in --extra dashboard --constraint constraints.txt \
+	    --universal --python-version 3.11 --generate-hashes --no-annotate --quiet --upgrade \
+	    --custom-compile-command 'make lock' --output-file deploy/requirements.lock
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

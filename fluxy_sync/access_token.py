@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import logging
 import re
 import secrets
 import threading
@@ -22,6 +21,7 @@ from fluxy_sync.flight import (
     flying,
     read_body,
 )
+from fluxy_sync.logs import get_logger
 from fluxy_sync.settings import Settings
 from fluxy_sync.tls import Tls
 from fluxy_sync.token_place import (
@@ -37,7 +37,7 @@ from fluxy_sync.token_place import (
     Token,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FETCH_TIMEOUT_S = 10.0
 PAUSE_S = 5.0  # nobody fetches again within this of a fetch that failed, or whose token the upstream refused

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -14,16 +13,18 @@ from kombu.entity import Queue
 from fluxy_sync import steward
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.escaping import visible
 from fluxy_sync.host.handover import close_to_others
 from fluxy_sync.http_task import HttpTask, send
 from fluxy_sync.kept_result import SealedApp, of_any_task
+from fluxy_sync.logs import get_logger
 from fluxy_sync.maintenance import Maintenance
 from fluxy_sync.operation import CHECK_CONNECTIVITY, FLUSH, SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, RESULT_TYPE, register_vault, result_serializer_name
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.tasks import SyncTask
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ROLES = ("worker", "beat", "flower")
 CELERYS_CONSUMER, OUR_CONSUMER = "celery.worker.consumer:Consumer", "fluxy_sync.consumer:PatientConsumer"
@@ -49,7 +50,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         ConfigError: a setting is missing or wrong.
     """
     loaded = settings or load_settings()
-    app = SealedApp("fluxy_sync", set_as_current=False)
+    app = SealedApp("fluxy_sync", set_as_current=False, log="fluxy_sync.celery_logs:EventLogging")
     engine = Engine(loaded, None if settings else load_settings, on_store=lambda: _use_store(app, engine))
     app.conf.update(
         broker_connection_retry_on_startup=True,
@@ -84,6 +85,8 @@ def _use_store(app: Celery, engine: Engine) -> None:
     app.conf.broker_transport_options = {**SOCKET_OPTIONS, **broker.options}
     app.conf.result_backend_transport_options = {**SOCKET_OPTIONS, **results.options}
     app.conf.broker_url, app.conf.result_backend = broker.url, results.url
+    if broker.tls is not None:
+        app.conf.broker_use_ssl = broker.tls
     if settings.key_texts:
         seal_everything(app, engine)
 
@@ -243,7 +246,7 @@ def app_or_exit(*, reads_operations: bool = True) -> Celery:
             _import_tasks(app)
             _check_store(app)
     except (ConfigError, StorageUnavailable) as error:
-        print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
+        print(f"fluxy-sync: {visible(str(error))}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         raise SystemExit(2) from None
     return app
 
@@ -315,7 +318,7 @@ def _serve_dashboard(app: Celery, arguments: Sequence[str]) -> NoReturn:
     try:
         serve(app, arguments)
     except ConfigError as error:
-        print(f"fluxy-sync: {error}", file=sys.stderr)  # noqa: T201 -- as above
+        print(f"fluxy-sync: {visible(str(error))}", file=sys.stderr)  # noqa: T201 -- as above
         raise SystemExit(2) from None
 
 

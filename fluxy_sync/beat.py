@@ -1,6 +1,5 @@
 """Beat's scheduler: in memory, on a monotonic clock. It runs the connectivity check in beat's own process."""
 
-import logging
 import time
 from typing import Any
 
@@ -9,10 +8,11 @@ from celery.schedules import schedule
 
 from fluxy_sync.connectivity import TICK_S, Watch
 from fluxy_sync.errors import ConfigError, StorageUnavailable
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import CHECK_CONNECTIVITY
 from fluxy_sync.steward import give_up_on, make_watch
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CLOCK_JUMP_S = 60.0
 

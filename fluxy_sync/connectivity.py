@@ -1,7 +1,6 @@
 """The link: probes the upstream and sets the gate."""
 
 import contextlib
-import logging
 import random
 import socket
 import threading
@@ -17,12 +16,13 @@ from fluxy_sync.delivery import REDIRECTS, what_happened
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.flight import NETWORK_ERRORS, Flight, GuardedAdapter, boottime, flying, read_body
 from fluxy_sync.journal import Journal, Tick
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import origin_of
 from fluxy_sync.resolver import resolve
 from fluxy_sync.settings import Settings
 from fluxy_sync.tls import Tls
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TICK_S = 1.0
 OFFLINE_PROBE_S = 1.0

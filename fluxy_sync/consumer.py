@@ -8,7 +8,6 @@ would every worker after it. Whoever can write to the broker can send one; here 
 
 import bz2
 import contextlib
-import logging
 import lzma
 import time
 import zlib
@@ -23,10 +22,11 @@ from kombu.transport import virtual
 from redis.exceptions import ConnectionError as StoreAway
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import OWN_MESSAGES
 from fluxy_sync.sealing import CONTENT_TYPE, has_key, missing_key
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 NO_MEMORY = "The store's memory is full: the broker's notes are left out until there is room."
 REFUSAL_PAUSE_S = 1.0

@@ -2,7 +2,6 @@
 
 import base64
 import importlib
-import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,12 +16,13 @@ from requests.utils import check_header_validity
 from fluxy_sync.access_token import PAUSE_S, AccessToken, TokenEndpoint
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.flight import NETWORK_ERRORS, CredentialsError, Flight, boottime
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import origin_of
 from fluxy_sync.settings import ENV_PREFIX, Settings
 from fluxy_sync.tls import Tls
 from fluxy_sync.token_place import Place
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FAILED = "credentials-failed"
 

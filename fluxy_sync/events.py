@@ -1,14 +1,14 @@
 """Task events: how an operation shows on Flower's own pages. Lossy by nature, and never with a payload."""
 
-import logging
 import time
 from typing import Any
 
+from fluxy_sync.logs import get_logger
 from fluxy_sync.sealing import REDACTED
 from fluxy_sync.tasks import UnderWay
 from fluxy_sync.tokens import broker_errors
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BUFFERED = 60  # events in one message: three for each operation
 FLUSH_EVERY_S = 0.5

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import logging
 import threading
 import time
 from typing import Any
@@ -20,6 +19,7 @@ from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Claim, Idle, Journal, Settlement, StoredRecord
 from fluxy_sync.journal.journal import CLAIM_S, CLOCK_MARGIN_S
 from fluxy_sync.journal.record import parse
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import Operation, Outcome, Verdict
 from fluxy_sync.outcome import Expired, UnknownTask, Unsealable, outcome_of
 from fluxy_sync.retry import RetryPolicy
@@ -28,7 +28,7 @@ from fluxy_sync.tasks import SyncTask, UnderWay, under_way
 from fluxy_sync.token_place import UNREACHABLE as TOKEN_UNREACHABLE
 from fluxy_sync.tokens import wake
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SLICE_S = 5.0  # after this, other messages of the worker get their turn
 OFFER_S = 30.0  # a lane that is held for a key, a task or credentials is offered again

@@ -4,7 +4,6 @@ One that nobody with a key may have meant is kept as a dead letter. Of it only t
 ``admin/acceptance.py``.
 """
 
-import logging
 from typing import Any
 
 from kombu.exceptions import ContentDisallowed, DecodeError
@@ -13,12 +12,13 @@ from fluxy_sync.admin.acceptance import unaccepted_id
 from fluxy_sync.consumer import MALFORMED
 from fluxy_sync.errors import FluxySyncError, InvalidOperation, SealError, StorageUnavailable
 from fluxy_sync.journal.record import MISPLACED, UNSEALED
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import check_operation_id
 from fluxy_sync.sealing import CONTENT_TYPE, PLACE
 from fluxy_sync.tasks import SyncTask
 from fluxy_sync.tokens import wake
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ACCEPTED = {"application/json", CONTENT_TYPE}
 _FROM_HEADERS = ("eta", "expires", "root_id", "parent_id", "shadow", "stamped_headers", "ignore_result")

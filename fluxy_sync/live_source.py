@@ -1,6 +1,5 @@
 """Where live values are read: the dashboard, or the store itself."""
 
-import logging
 import threading
 import time
 from typing import Literal
@@ -11,10 +10,11 @@ from fluxy_sync.engine import Engine
 from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.event_stream import Dashboard, DashboardUnavailable
 from fluxy_sync.journal import Journal, Store, connect
+from fluxy_sync.logs import get_logger
 from fluxy_sync.status import Status, read_status
 from fluxy_sync.tls import Tls
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 STORE_TIMEOUT_S = 1.0
 

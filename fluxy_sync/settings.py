@@ -6,7 +6,7 @@ import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import platformdirs
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
@@ -18,7 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from fluxy_sync.addresses import CeleryAddress, celery_address
+from fluxy_sync.addresses import CeleryAddress, celery_address, refuse_unchecked_tls
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.host.files import read_private, read_secret
 from fluxy_sync.host.handover import taken_over
@@ -44,6 +44,7 @@ _SECRETS = {
 }
 _AUTH_KINDS = ("auth_bearer", "auth_basic", "auth_oauth2_token_url", "auth_requests")
 _OAUTH2_NEEDS = ("auth_oauth2_token_url", "auth_oauth2_client_id", "auth_oauth2_client_secret")
+_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+\]|[\w.-]+):0*([1-9]\d{0,4})/?")
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Durability = Literal["always", "everysec", "waitaof"]
@@ -178,6 +179,7 @@ class Settings(BaseSettings):
     def _check_store_url(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
         if value is None:
             return None
+        refuse_unchecked_tls(value.get_secret_value())
         scheme = value.get_secret_value().partition("://")[0]
         if scheme not in _STORE_FORMS and info.field_name == "redis_url":
             raise ValueError("use redis://, rediss://, sentinel:// or unix://")
@@ -186,6 +188,8 @@ class Settings(BaseSettings):
                 celery_address(value.get_secret_value())
             except ValueError:  # its text may hold a piece of the password
                 raise ValueError(_STORE_FORMS[scheme]) from None
+            if {"password", "username"} & set(parse_qs(value.get_secret_value().partition("?")[2])):
+                raise ValueError(_STORE_FORMS[scheme])  # it would be shown: nobody looks for a password there
             if scheme == "unix" and "?" in value.get_secret_value():
                 # kombu and redis-py read different names there; this form both read alike.
                 raise ValueError("use unix://:password@/path/to/socket, without a query")
@@ -196,27 +200,24 @@ class Settings(BaseSettings):
     def _check_upstream(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        origin_of(parts)
-        if parts.username or parts.query or parts.fragment:
-            raise ValueError("a base URL has no user, query or fragment; credentials belong into FLUXY_SYNC_AUTH_*")
+        _shown_origin(value)
+        if "?" in value or "#" in value:
+            raise ValueError("a base URL has no query and no fragment")
         return value.rstrip("/")
 
     @field_validator("allowed_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(origin_of(url) for url in value)
+        return tuple(_shown_origin(url) for url in value)
 
     @field_validator("probe_url")
     @classmethod
     def _check_probe_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            parts = urlsplit(value)
-            if parts.scheme == "tcp":
-                if not parts.hostname or not parts.port:
-                    raise ValueError("tcp:// needs a host and a port")
-            else:
-                origin_of(parts)
+        if value is not None and value.startswith("tcp://"):
+            if not _TCP.fullmatch(value):
+                raise ValueError("use tcp://host:port")
+        elif value is not None:
+            _shown_origin(value)
         return value
 
     @field_validator("dashboard_url")
@@ -248,10 +249,9 @@ class Settings(BaseSettings):
     @classmethod
     def _check_token_url(cls, value: str | None) -> str | None:
         if value is not None:
-            parts = urlsplit(value)
-            origin_of(parts)
-            if parts.username or parts.fragment:
-                raise ValueError("use a URL without a user and a fragment")
+            _shown_origin(value)
+            if "#" in value:
+                raise ValueError("use a URL without a fragment")
         return value
 
     @field_validator("auth_requests")
@@ -349,6 +349,27 @@ class Settings(BaseSettings):
                 "FLUXY_SYNC_UPSTREAM isn't set; set it to the server's base URL, e.g. https://api.example.com"
             )
         return self.upstream
+
+
+def _shown_origin(url: str) -> str:
+    """The origin of a URL that is shown, logged and sent, and so may hold no credentials.
+
+    Raises:
+        ValueError: it does, or isn't an absolute http or https URL; the text repeats nothing of it.
+    """
+    address = url.partition("?")[0].partition("#")[0]
+    try:
+        host = urlsplit(url).netloc
+        origin = origin_of(url)
+    except ValueError:  # its text may hold a piece of a password
+        raise ValueError("an absolute http:// or https:// URL is needed, e.g. https://api.example.com") from None
+    # An unquoted / in a password moves the rest of it into the path, where it would be shown.
+    if "@" in address or "%40" in host or "\\" in address:
+        raise ValueError(
+            "it is shown and logged, so it has no user and no password: credentials belong into FLUXY_SYNC_AUTH_*; "
+            "write an @ in a path as %40"
+        )
+    return origin
 
 
 def _variable(name: str) -> str:

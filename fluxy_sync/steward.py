@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import logging
 import os
 import signal
 import sys
@@ -20,9 +19,10 @@ from fluxy_sync.events import TaskEvents
 from fluxy_sync.flush import Flush, Keeper
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
+from fluxy_sync.logs import get_logger
 from fluxy_sync.tokens import broker_errors, queue_is_empty, wake
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CONSUME = "fluxy_consume"
 PATIENCE_LOOKS = 3  # a lane that is due for so many looks wasn't taken up by any token

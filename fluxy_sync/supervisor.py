@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fluxy_sync import guard
 from fluxy_sync.errors import ConfigError, FluxySyncError
+from fluxy_sync.escaping import INDENT, visible
 from fluxy_sync.host.handover import VARIABLE, Handover, without_secrets
 from fluxy_sync.host.locks import LockFile
 
@@ -68,7 +69,7 @@ class Child:
         self._pause_s = FIRST_PAUSE_S
         self._started_at = 0.0
         self._said: object = None
-        self._partial = b""
+        self._partial, self._was_cut = b"", False
         self._last_line = ""
         self._last_words = last_words or (lambda: self._last_line)
 
@@ -88,7 +89,7 @@ class Child:
         Raises:
             OSError, FluxySyncError: it can't be started now.
         """
-        self._started_at, self._partial = now, b""
+        self._started_at, self._partial, self._was_cut = now, b"", False
         self.process = self._spawn()
         self.was_ready |= not self._ready_mark
 
@@ -128,11 +129,14 @@ class Child:
         return self._last_words()
 
     def lines_of(self, output: bytes) -> list[str]:
-        """Add to its output; the lines that are complete now."""
-        *whole, self._partial = (self._partial + output).split(b"\n")
-        if len(self._partial) > LONGEST_LINE_BYTES:
-            whole, self._partial = [*whole, self._partial], b""
-        lines = [line.decode(errors="replace").rstrip() for line in whole]
+        """Add to its output; the lines that are complete now, as text: none steers a terminal or forges another."""
+        *whole, rest = (self._partial + output).split(b"\n")
+        cut = len(rest) > LONGEST_LINE_BYTES
+        pieces, self._partial = ([*whole, rest], b"") if cut else (whole, rest)
+        lines = [visible(piece.decode(errors="replace").rstrip(), keep="\t") for piece in pieces]
+        if self._was_cut and lines and lines[0]:
+            lines[0] = INDENT + lines[0]  # where a line that is too long goes on, it doesn't look like another
+        self._was_cut = cut or (self._was_cut and not lines)
         self._last_line = next((line for line in reversed(lines) if line), self._last_line)
         self.was_ready |= any(self._ready_mark in line for line in lines)
         return lines
@@ -350,14 +354,14 @@ class Supervisor:
         self._guard.forget(process.pid)
         if not self._stopping and process.returncode == WRONG_USAGE and not child.was_ready:
             child.process = None
-            said = child.last_words().removeprefix("fluxy-sync: ")
+            said = visible(child.last_words()).removeprefix("fluxy-sync: ")
             raise ConfigError(f"{child.name} can't run like this: {said or 'it said nothing'}")
         notice = child.settle_death(_outcome(process.returncode), time.monotonic())
         self._tell(None if self._stopping else notice)
 
     def _tell(self, notice: str | None) -> None:
         if notice is not None:
-            self._say(f"{'gateway':<9} | {notice}")
+            self._say(f"{'gateway':<9} | {visible(notice)}")
 
     def _replace_guard(self) -> None:
         with suppress(OSError):  # out of processes or memory: tried again at the next turn

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import logging
 import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from fluxy_sync.expiry import deadline_at, is_out_of_reach
 from fluxy_sync.journal import NewRecord
 from fluxy_sync.journal.record import INVALID
 from fluxy_sync.kept_result import of_sync_task, seals_results
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import (
     DEFAULT_LANE,
     FLUSH,
@@ -42,7 +42,7 @@ from fluxy_sync.sealing import REDACTED, seal_value, serializer_name
 from fluxy_sync.settings import OnDead
 from fluxy_sync.tokens import wake
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DETAIL_CHARACTERS = 4096
 FARTHEST_S = 1e9  # about 30 years

@@ -1,16 +1,16 @@
 """The engine's own tasks by name; and wake tokens, each one a message that starts a flush. Nothing depends on one."""
 
 import contextlib
-import logging
 from typing import Any
 
 from kombu.exceptions import OperationalError
 
 from fluxy_sync.errors import StorageUnavailable
+from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import FLUSH
 from fluxy_sync.sealing import REDACTED
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def broker_errors(app: Any) -> tuple[type[BaseException], ...]:

@@ -4,7 +4,6 @@ import base64
 import binascii
 import contextlib
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +12,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fluxy_sync.errors import ConfigError, CorruptRecord, UnknownKey
+from fluxy_sync.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 KEY_BYTES = 32
 REREAD_S = 1.0

@@ -1,6 +1,5 @@
 """The background thread behind live values: it follows the dashboard's stream; while there is none, the store."""
 
-import logging
 import random
 import threading
 import time
@@ -10,8 +9,9 @@ from fluxy_sync.errors import FluxySyncError, StorageUnavailable
 from fluxy_sync.event_stream import Dashboard, DashboardUnavailable, EventStream
 from fluxy_sync.journal import Hints
 from fluxy_sync.live_source import Reading, Sources
+from fluxy_sync.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 POLL_S = 0.25  # the store is looked at so often while nothing is heard from it
 LEAST_GAP_S = 0.05  # and no more often than this, however much is heard

@@ -1,9 +1,11 @@
-"""What people read: codes, times, sizes and addresses in words; and text from elsewhere, made safe for a terminal."""
+"""What people read: codes, times, sizes and addresses in words."""
 
 import re
 from http import HTTPStatus
 from itertools import pairwise
 from urllib.parse import urlsplit
+
+from fluxy_sync.escaping import visible as visible
 
 REASONS = {
     # the link
@@ -123,11 +125,6 @@ def size_text(count: float) -> str:
 def many(count: int, one: str, more: str = "") -> str:
     """A number with its word: ``1 lane``, ``2,000 lanes``."""
     return f"{count:,} {one if count == 1 else more or f'{one}s'}"
-
-
-def visible(text: str, keep: str = "") -> str:
-    """The text with everything that doesn't print written out: no name and no payload steers a terminal."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def address_of(url: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from fluxy_sync.errors import ConfigError, FluxySyncError, InvalidOperation, StorageUnavailable
+from fluxy_sync.escaping import visible
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -48,5 +49,5 @@ class ErrorMappingGroup(OrderedGroup):
         try:
             return super().invoke(ctx)
         except FluxySyncError as error:
-            click.echo(f"fluxy-sync: {error}", err=True)
+            click.echo(f"fluxy-sync: {visible(str(error))}", err=True)
             ctx.exit(exit_code_of(error))

@@ -1,5 +1,8 @@
 """``fluxy-sync up``: a gateway on this machine, until Ctrl-C."""
 
+import sys
+from io import TextIOWrapper
+
 import click
 
 
@@ -21,6 +24,8 @@ def up(dashboard: bool | None) -> None:
     from fluxy_sync.host.handover import close_to_others, wipe
     from fluxy_sync.settings import read_environment
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name in letters that the terminal lacks ends no gateway
     close_to_others()
     gateway = Gateway(read_environment(), dashboard=dashboard)
     wipe(os.environ, [name for name in os.environ if is_secret(name)])

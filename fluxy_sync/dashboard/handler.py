@@ -48,10 +48,6 @@ class SyncHandler(SignIn, BaseApiHandler):
 
     parameters: frozenset[str] = frozenset()  # of its query
 
-    def set_default_headers(self) -> None:
-        super().set_default_headers()
-        self.set_header("Cache-Control", "no-store")
-
     def prepare(self) -> None:
         options = self.application.options
         if not (options.basic_auth or options.auth) or not self.current_user:

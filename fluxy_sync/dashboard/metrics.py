@@ -1,6 +1,6 @@
 """What Prometheus reads. It only looks at the board, so a scrape never waits; what isn't known is left out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -32,8 +32,8 @@ HISTOGRAMS = {
 class SyncMetrics(Collector):
     """The journal's numbers, without a label that grows with lanes or operations."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, board: Board, dropped_events: Callable[[], int] = int) -> None:
+        self._board, self._dropped_events = board, dropped_events
 
     def describe(self) -> list[Metric]:
         return []  # what is collected differs: nothing while nothing is known
@@ -44,6 +44,8 @@ class SyncMetrics(Collector):
         if reading is not None:
             yield from _gauges(reading)
             yield from _counters(reading)
+            dropped = "Task events that weren't as they should be, or too many"
+            yield CounterMetricFamily(f"{PREFIX}task_events_dropped", dropped, self._dropped_events())
             yield from (_histogram(name, found) for name, found in reading.histograms.items())
 
 

@@ -1,13 +1,17 @@
 """Flower's options, made safe: what nobody set gets a value that fits a gateway, and nobody gets in unasked."""
 
+import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flower.command
+from celery.utils.log import ColorFormatter
 from flower.options import options
+from tornado.log import LogFormatter
 from tornado.options import Error
 
 from fluxy_sync.errors import ConfigError
@@ -21,10 +25,12 @@ from fluxy_sync.gateway import (
 )
 from fluxy_sync.host.files import make_private_dir
 from fluxy_sync.host.handover import taken_over
+from fluxy_sync.logs import EventFormatter
 from fluxy_sync.settings import Settings
 
 COOKIE_SECRET_FILE = "dashboard.cookie"  # noqa: S105 - a file's name
 MAX_TASKS = 5_000  # about 10 MB; Flower's own 100,000 are too many for a gateway
+MAX_WORKERS = 500  # of the 5,000 that Flower would keep; each has series of its own in /metrics
 PURGE_AFTER_S = 300
 _LOGIN = re.compile(r"[!-9;-~]+:[!-~]+")
 
@@ -53,6 +59,7 @@ def read_options(settings: Settings, arguments: Sequence[str]) -> Entry:
     entry = Entry(_require_sign_in(settings), settings.data_dir / DASHBOARD_PASSWORD_FILE)
     _extract_settings()
     flower.command.setup_logging()
+    _guard_log()
     return entry
 
 
@@ -67,6 +74,14 @@ def _apply_variables() -> None:
             del os.environ[name]
 
 
+def _guard_log() -> None:
+    """Let no event be more than one to whoever reads the log, and none steer a terminal."""
+    colors = ColorFormatter.colors if sys.stderr.isatty() else None
+    for handler in logging.getLogger().handlers:
+        formatter = LogFormatter(color=False) if isinstance(handler.formatter, LogFormatter) else handler.formatter
+        handler.setFormatter(EventFormatter(formatter or logging.Formatter(), colors))
+
+
 def _extract_settings() -> None:
     try:
         flower.command.extract_settings()
@@ -79,6 +94,7 @@ def _set_defaults(settings: Settings) -> None:
         "address": LOOPBACK,
         "port": dashboard_port(settings),
         "max-tasks": MAX_TASKS,
+        "max-workers": MAX_WORKERS,
         "purge-offline-workers": PURGE_AFTER_S,
     }
     for name, value in ours.items():

@@ -1,6 +1,5 @@
 """The page, its templates and its files: in Flower's own look, with an entry in Flower's navigation bar."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ from tornado.template import Loader, Template
 from tornado.web import HTTPError, StaticFileHandler
 
 from fluxy_sync.dashboard.handler import Refusal, SignIn, SyncHandler
+from fluxy_sync.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ROOM = Path(__file__).parent
 STATIC = ROOM / "static"
@@ -49,7 +49,6 @@ class SyncPage(SignIn):
         options = self.application.options
         if not (options.basic_auth or options.auth):
             raise HTTPError(401)
-        self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Security-Policy", POLICY)
         self.render("sync.html")
 
@@ -67,7 +66,6 @@ class Files(StaticFiles):
     """The page's scripts and styles, and the indicator, which any page of this origin may show."""
 
     def set_extra_headers(self, path: str) -> None:
-        self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-cache")  # asked for again each time, answered by 304
 
 

@@ -1,6 +1,5 @@
 """The one poller of a dashboard: reads the journal four times a second, and at once when something changes."""
 
-import logging
 import threading
 import time
 from collections import deque
@@ -12,9 +11,10 @@ import msgspec
 from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.journal import Hints, Inventory, Journal, Snapshot
 from fluxy_sync.journal.inventory import Histogram
+from fluxy_sync.logs import get_logger
 from fluxy_sync.status import Status, status_of
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 POLL_S = 0.25
 BUSY_POLL_S = 0.05

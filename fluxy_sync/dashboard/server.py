@@ -24,11 +24,13 @@ from fluxy_sync.dashboard.metrics import SyncMetrics
 from fluxy_sync.dashboard.monitor import Mute, events_of
 from fluxy_sync.dashboard.options import Entry, current_options, read_options
 from fluxy_sync.dashboard.poller import Poller, Reading
+from fluxy_sync.dashboard.shield import INDICATOR, Shield
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.gateway import DASHBOARD_USER
 from fluxy_sync.journal import Inventory, Journal, Store, connect
+from fluxy_sync.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 READERS = 4
 STORE_PATIENCE_S = 2.0  # a person waits for these answers
@@ -37,7 +39,6 @@ LAST_EVENTS_S = 0.1
 OPEN_FILES = 4_096
 BACKLOG = 512  # after a restart all listeners come back in the same second
 MAX_BODY_BYTES = 1024 * 1024
-INDICATOR = "indicator.js"
 
 HANDLERS = [
     url(r"/sync", pages.SyncPage, name="sync"),
@@ -76,6 +77,7 @@ class Dashboard(Flower):
         events = events_of(capp, options, io_loop)
         kwargs = {"static_handler_class": pages.StaticFiles, "template_loader": loader, **kwargs}
         super().__init__(options, capp, events, io_loop, **kwargs)
+        self.add_transform(Shield)
         self.inspector = Mute(self.io_loop, capp, options.inspect_timeout / 1000.0)
         settings = capp.fluxy_engine.settings
         self.board = Board(settings.namespace)
@@ -83,7 +85,7 @@ class Dashboard(Flower):
         self.inventory = Inventory(self._open_journal())
         self.readers = ThreadPoolExecutor(READERS, "sync-api")
         self.exit_code = 0
-        self._metrics = SyncMetrics(self.board)
+        self._metrics = SyncMetrics(self.board, lambda: events.dropped.total)
         self._poller = Poller(self._open_journal(), self._hear, self._crash)
         self._watch = PeriodicCallback(self.hub.look, STALE_CHECK_MS)
         prefix = options.url_prefix

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import socket
 from contextlib import suppress
 from typing import Any
@@ -11,8 +10,9 @@ from tornado.iostream import StreamClosedError
 
 from fluxy_sync.dashboard.board import Board, Record, essence
 from fluxy_sync.dashboard.handler import Refusal, SyncHandler
+from fluxy_sync.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PAUSE_S = 0.2  # between two events of a stream; with the poller's 50 ms, a change is told within 300 ms
 PING_S = 15.0

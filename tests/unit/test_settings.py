@@ -172,6 +172,91 @@ def test_a_password_of_the_dashboard_is_not_shown(url: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+SHOWN_URLS = ["UPSTREAM", "ALLOWED_ORIGINS", "PROBE_URL", "AUTH_OAUTH2_TOKEN_URL"]
+WITH_CREDENTIALS = [
+    f"https://:{SECRET}@api.example.com", f"https://user:{SECRET}@api.example.com", f"https://{SECRET}@api.example.com",
+    f"https://{SECRET}:@api.example.com", "https://@api.example.com", "https://:@api.example.com",
+    f"https://user:{SECRET}%40api.example.com", f"https://user%3A{SECRET}%40api.example.com/x",
+    f"https://user:{SECRET}@api.example.com@other.example.com", f"https://user:1/{SECRET}@api.example.com",
+    f"https://user:{SECRET}/x@api.example.com", f"https://user:{SECRET}#x@api.example.com",
+    f"https://user:{SECRET}?x@api.example.com", f"https:\\\\user:{SECRET}@api.example.com",
+    f"https://user:{SECRET}\\@api.example.com", f"HTTPS://user:{SECRET}@API.example.com:443/v1",
+    f"https://[{SECRET}", f"https://{SECRET}\u2100.example.com",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHOWN_URLS)
+@pytest.mark.parametrize("url", WITH_CREDENTIALS, ids=ascii)
+def test_a_url_that_is_shown_holds_no_credentials(name: str, url: str) -> None:
+    """Whatever the form, an empty user as well: it is refused, and the sentence repeats nothing of it."""
+    with pytest.raises(ConfigError, match=f"^FLUXY_SYNC_{name}: ") as caught:
+        load_settings(**{name.lower(): url})
+    assert SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", [f"tcp://user:{SECRET}@h:1", f"tcp://:{SECRET}@h:1", "tcp://@h:1", f"tcp://h:1/{SECRET}"]
+)
+def test_a_probe_by_tcp_holds_no_credentials(url: str) -> None:
+    """A host and a port, and nothing else."""
+    with pytest.raises(ConfigError, match=r"^FLUXY_SYNC_PROBE_URL: use tcp://host:port") as caught:
+        load_settings(probe_url=url)
+    assert SECRET not in str(caught.value)
+
+
+def test_urls_without_credentials_stay_as_they_are() -> None:
+    """Paths, ports, and IPv6."""
+    assert load_settings(upstream="https://[::1]:8443/v1/%40me/").upstream == "https://[::1]:8443/v1/%40me"
+    assert load_settings(probe_url="tcp://[::1]:22").probe_url == "tcp://[::1]:22"
+    assert load_settings(probe_url="https://a.example.com/health?deep=1").probe_url is not None
+
+
+@pytest.mark.parametrize("query", [f"password={SECRET}", f"db=1&password={SECRET}", f"username={SECRET}"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_stores_password_stands_where_it_is_masked(scheme: str, query: str) -> None:
+    """Not in the query, which logs and Flower's pages show."""
+    with pytest.raises(ConfigError, match=f"FLUXY_SYNC_REDIS_URL: use {scheme}://:password@host") as caught:
+        load_settings(redis_url=f"{scheme}://store/0?{query}")
+    assert SECRET not in str(caught.value)
+
+
+UNCHECKED = [
+    "ssl_cert_reqs=none", "ssl_cert_reqs=optional", "ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs=CERT_OPTIONAL",
+    "ssl_cert_reqs=ssl.CERT_NONE", "ssl_cert_reqs=0", "ssl_cert_reqs=1", "ssl_cert_reqs=", "ssl_cert_reqs=None",
+    "SSL_CERT_REQS=none", "ssl%5Fcert%5Freqs=n%6Fne", "a=b&ssl_cert_reqs=none", "ssl_check_hostname=false",
+    "ssl_check_hostname=False", "ssl_check_hostname=0", "ssl_check_hostname=no", "ssl_check_hostname=",
+    "cert_reqs=none",
+    "ssl_cert_reqs=required&ssl_cert_reqs=none", "ssl_ca_certs=/ca.pem&ssl_check_hostname=false",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", UNCHECKED)
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("REDIS_URL", f"rediss://:{SECRET}@store:6380/0"), ("REDIS_URL", f"sentinel://:{SECRET}@a:1,b:2/service/0"),
+        ("BROKER_URL", f"rediss://:{SECRET}@store:6380/0"), ("BROKER_URL", f"amqps://u:{SECRET}@store//"),
+        ("BROKER_URL", f"amqps://u:{SECRET}@a//;amqps://u:{SECRET}@b//"), ("BROKER_URL", f"pyamqp://u:{SECRET}@a//"),
+    ],
+)  # fmt: skip
+def test_certificates_are_always_checked(name: str, url: str, query: str) -> None:
+    """What would turn that off is refused, in redis-py's words and in kombu's; the sentence says what to do instead."""
+    with pytest.raises(ConfigError, match=f"^FLUXY_SYNC_{name}: .*ssl_ca_certs=PATH") as caught:
+        load_settings(**{name.lower(): f"{url}?{query}"})
+    assert SECRET not in str(caught.value)
+
+
+def test_what_checks_certificates_is_taken() -> None:
+    """An authority of one's own, and what is the default anyway."""
+    for query in (
+        "ssl_ca_certs=/ca.pem",
+        "ssl_cert_reqs=required",
+        "ssl_cert_reqs=CERT_REQUIRED&ssl_check_hostname=true",
+    ):
+        assert load_settings(redis_url=f"rediss://:pw@store/0?{query}").redis_url is not None
+
+
 # --- files
 
 
