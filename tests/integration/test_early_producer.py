@@ -33,7 +33,7 @@ def app(home: Path) -> Any:
     """An app with a task of the user's, which has been used already."""
     app = create_app()
 
-    @app.task(name="shop.plain")
+    @app.task(name="shop.plain", shared=False)
     def plain(secret: str) -> None:
         """Nobody runs it."""
 

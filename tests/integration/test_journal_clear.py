@@ -363,7 +363,7 @@ def test_a_lane_is_known_to_hold_large_ones(journal: Journal, inventory: Invento
     """However they came: it is read in small steps until it is empty."""
     large = keys_of(journal)["large"]
     if way in ("head", "tail"):
-        journal.bury(new("large", size=MIB), "unsealed")
+        journal.bury(new("large", size=MIB), "dropped")
         queue(journal, "small")
         assert inventory.replay([(letters(journal)[0], b"")], way)[0] == 1  # type: ignore[arg-type]
     elif way == "retry":
