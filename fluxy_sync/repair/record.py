@@ -76,7 +76,7 @@ def repairs(data_dir: Path) -> list[Repair]:
     """Those that no person has acknowledged by deleting their file, the last one at the end."""
     found = []
     for line in read_private(data_dir / REPAIRS_FILE, "", errors="replace").splitlines():
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
             found.append(msgspec.json.decode(line, type=Repair))
     return found
 
