@@ -7,9 +7,9 @@ import redis
 from celery import Celery
 
 from fluxy_sync import FluxySync, install
-from fluxy_sync.access_token import TURN_S, SharedPlace
 from fluxy_sync.journal import Inventory, Journal
 from fluxy_sync.journal.recount import namespaces, recount
+from fluxy_sync.token_place import TURN_S, SharedPlace, audience_of
 from tests.chaos.garbage import STEERING, WRONG_TYPE, put_back
 from tests.chaos.ledger import MARKER
 from tests.chaos.reader_bench import NOTHING, Bench
@@ -25,6 +25,7 @@ KEYS: dict[str, str] = {  # each key of the journal, and its type
     "dead, dead:index": "hash",
 }  # fmt: skip
 ZSETS = frozenset({"once:ends", "dead:index"})
+ME = "0123456789abcdef"  # whoever takes the turn
 PLACES = ("unacked", "unacked_index", "unacked_mutex", "_kombu.binding.celery.pidbox", "_kombu.binding.{ns}.sync")
 
 
@@ -120,16 +121,18 @@ def turn(bench: Bench) -> None:
             client.delete(key)
             bench.garbage.fill(client, key, kind, "string")
             what = f"{kind} in {key}"
-            now = bench.only_ours(what, lambda: place.take_turn("me"))
+            now = bench.only_ours(what, lambda: place.take_turn(ME))
             left_ms = client.pttl(key)
-            bench.run.check(now == "me" or 0 < left_ms <= TURN_S * 1000, f"a turn without an end, after {what}")
+            bench.run.check(now == ME or 0 < left_ms <= TURN_S * 1000, f"a turn without an end, after {what}")
             client.delete(bench.here.forger.keys.auth)  # the next worker has to fetch one
     bench.still_works("garbage in the turn")
 
 
 def place_of(bench: Bench) -> SharedPlace:
     engine = bench.here.sync.engine
-    return SharedPlace(bench.here.stage.namespace, lambda: engine.journal.store, lambda: engine.vault)
+    return SharedPlace(
+        bench.here.stage.namespace, audience_of(engine.settings), lambda: engine.journal.store, lambda: engine.vault
+    )
 
 
 def other_keys(bench: Bench) -> None:
