@@ -17,6 +17,7 @@ BY_NAME = re.compile(  # a call of one of these reads, whatever it is called on
     r"""(?x)
     json\.loads? | (?:.*\.)?loads | pickle\..* | (?:\w+\.)*msgspec(?:\.\w+)*\.(?:decode|convert)
     | (?:.*\.)?(?:read_text|read_bytes|readlink|readlines?|read1|iterdir|r?glob|listdir|scandir)
+    | (?:.*\.)?(?:read_private|read_secret|open_to_\w+|paths_in)
     | (?:.*\.)?(?:recv|recv_into|recvfrom|read_response|parse_response|get_message|iter_lines|iter_content)
     | os\.(?:read|pread|open) | open | (?:.*\.)?(?:unpack|unpack_from|iter_unpack|from_bytes)
     | (?:.*\.)?EventReceiver | .*control\.(?:inspect|ping) | subprocess\.check_output

@@ -15,10 +15,10 @@ import redis
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.sealing import CONTENT_TYPE
 from tests.chaos.background import Background
-from tests.chaos.forged_messages import BODIES, MESSAGES, is_taken, odd_value, pools
+from tests.chaos.forged_messages import BODIES, MESSAGES, ODD_VALUES, is_taken, pools
 from tests.chaos.garbage import Garbage
 from tests.chaos.gauge import Gauge
-from tests.chaos.reader_bench import Bench, environment_of
+from tests.chaos.reader_bench import FINE, Bench, environment_of
 from tests.chaos.scene import PATIENCE_S
 from tests.chaos.trial import wait_until
 from tests.conftest import ROOT
@@ -33,10 +33,10 @@ EVENTS = (
     "worker-heartbeat", "worker-online", "worker-offline", "task-received", "task-started", "task-succeeded",
     "task-failed", "task-retried", "task-revoked", "task-sent", "task-\x1b[2J", "nobody-knows",
 )  # fmt: skip
+HEADS = ("type", "hostname", "timestamp", "local_received", "utcoffset", "clock")  # by which an event is sorted in
 FIELDS = (
-    "type", "hostname", "timestamp", "local_received", "utcoffset", "pid", "clock", "freq", "active", "processed",
-    "loadavg", "sw_ident", "sw_ver", "sw_sys", "uuid", "name", "args", "kwargs", "state", "retries", "eta", "expires",
-    "exception", "traceback", "runtime", "result", "root_id", "parent_id",
+    "pid", "freq", "active", "processed", "loadavg", "sw_ident", "sw_ver", "sw_sys", "uuid", "name", "args", "kwargs",
+    "state", "retries", "eta", "expires", "exception", "traceback", "runtime", "result", "root_id", "parent_id",
 )  # fmt: skip
 
 
@@ -127,47 +127,65 @@ def events(bench: Bench) -> None:
     here, log = bench.here, bench.dashboard.log_path
     process, before = bench.dashboard.process, log.stat().st_size
     assert process is not None
-    with Gauge({"dashboard": process.pid}, 0.05, families=False) as gauge:
-        for event in odd_events(bench):
-            for channel in ("worker.heartbeat", "task.received"):
-                here.forger.client.publish(f"/0.celeryev/{channel}", event)
-        wait_until(lambda: is_shown(bench, "sync@honest"), PATIENCE_S, "an honest heartbeat to be shown after garbage")
-    bench.run.check(
-        gauge.most_mib("dashboard") <= MOST_MIB, f"the dashboard took {gauge.most_mib('dashboard'):.0f} MiB"
-    )
-    grown = (log.stat().st_size - before) / 2**20
-    bench.run.check(grown <= MOST_LOG_MIB, f"the dashboard's log grew by {grown:.0f} MiB")
     pages = ("/workers?json=1", "/workers", "/tasks", "/metrics", "/broker", "/api/sync")
-    bench.look("garbage in events", "status", pages=pages, most=len(pages))
+    with Gauge({"dashboard": process.pid}, 0.05, families=False) as gauge:
+        for n, odd in enumerate((invented_events(bench), unreadable_events(bench), exploding_events(bench))):
+            for event in odd:
+                here.forger.client.publish("/0.celeryev/worker.heartbeat", event)
+            honest = f"sync@honest-{n}"
+            wait_until(lambda name=honest: is_shown(bench, name), PATIENCE_S, "a heartbeat to be shown after garbage")
+            bench.look("garbage in events", "status", pages=pages, most=len(pages))
+    most, grown = gauge.most_mib("dashboard"), (log.stat().st_size - before) / 2**20
+    bench.run.check(most <= MOST_MIB, f"the dashboard took {most:.0f} MiB for garbage in events")
+    bench.run.check(grown <= MOST_LOG_MIB, f"the dashboard's log grew by {grown:.0f} MiB for garbage in events")
     bench.still_works("garbage in events")
 
 
 def is_shown(bench: Bench, worker: str) -> bool:
     """Whether Flower knows a worker, of which an event has just come."""
-    event = {"type": "worker-heartbeat", "hostname": worker, "timestamp": time.time(), "utcoffset": 0, "pid": 1,
-             "clock": 1, "local_received": time.time(), "freq": 2, "active": 0, "processed": 0}  # fmt: skip
-    bench.here.forger.client.publish(
-        "/0.celeryev/worker.heartbeat", bench.here.forger.message(json.dumps(event).encode(), {})
-    )
+    event = event_of("worker-heartbeat", worker) | {"timestamp": time.time(), "local_received": time.time()}
+    message = bench.here.forger.message(json.dumps(event).encode(), {})
+    bench.here.forger.client.publish("/0.celeryev/worker.heartbeat", message)
     answer = bench.dashboard.get("/workers?json=1")
+    bench.run.check(answer.status_code in FINE, f"/workers answered {answer.status_code} after garbage in events")
     return answer.status_code == 200 and worker in answer.text
 
 
-def odd_events(bench: Bench) -> Iterator[bytes]:
-    message, garbage = bench.here.forger.message, bench.garbage
-    right: dict[str, Any] = {"hostname": "sync@forged", "timestamp": 1.0, "utcoffset": 0, "pid": 1, "clock": 1}
-    for _, data in garbage.values(b'{"type": "worker-heartbeat"}', most=8):
+def event_of(kind: str, worker: str) -> dict[str, Any]:
+    event = {"type": kind, "hostname": worker, "timestamp": 1.0, "utcoffset": 0, "pid": 1, "clock": 1, "freq": 2.0}
+    return event | {"active": 0, "processed": 0, "loadavg": [0.1, 0.2, 0.3], "sw_ident": "py-celery", "sw_ver": "5"}
+
+
+def invented_events(bench: Bench) -> Iterator[bytes]:
+    """Of each kind, with one odd value, each of a worker of its own: Flower keeps the last that it heard."""
+    message = bench.here.forger.message
+    for kind in EVENTS:
+        task = {"uuid": bench.here.forger.id(), "name": "forged"} if kind.startswith("task") else {}
+        some = FIELDS if kind == "worker-heartbeat" else bench.run.chance.sample(FIELDS, 4)
+        for field in bench.run.scale(some, FIELDS):
+            for n, value in enumerate(ODD_VALUES):
+                event = event_of(kind, f"sync@{kind} {field} {n}") | task | {field: value}
+                yield message(json.dumps(event).encode(), {})
+        yield message(json.dumps([event_of(kind, "sync@several") | task] * 3).encode(), {})
+
+
+def unreadable_events(bench: Bench) -> Iterator[bytes]:
+    """Each of these may cost the receiver its connection, and what comes until it is back."""
+    message, chance = bench.here.forger.message, bench.run.chance
+    for kind in bench.run.scale([chance.choice(EVENTS)], EVENTS):
+        yield message(json.dumps({"type": kind, "hostname": f"sync@{kind}"}).encode(), {})
+        for head in bench.run.scale(chance.sample(HEADS, 2), HEADS):
+            event = event_of(kind, "sync@odd") | {head: chance.choice(ODD_VALUES)}
+            yield message(json.dumps(event).encode(), {})
+    for _, data in bench.garbage.values(b'{"type": "worker-heartbeat"}', most=8):
         yield data
         yield message(data, {})
         yield message(data, {"hostname": data.decode("latin-1")[:100]}, CONTENT_TYPE)
-    for kind in EVENTS:
-        task = {"uuid": bench.here.forger.id(), "name": "forged"} if kind.startswith("task") else {}
-        for field in bench.run.scale(bench.run.chance.sample(FIELDS, 4), FIELDS):
-            odd = {field: odd_value(bench.run.chance)}
-            yield message(json.dumps({"type": kind} | right | task | odd).encode(), {})
-        yield message(json.dumps([{"type": kind} | right | task] * 3).encode(), {})
+
+
+def exploding_events(bench: Bench) -> Iterator[bytes]:
     for name, packed in bombs(bench, b'{"type": "worker-heartbeat", "x": "'):
-        yield message(packed, {"compression": name})
+        yield bench.here.forger.message(packed, {"compression": name})
 
 
 BROKER: dict[str, Case] = {
