@@ -213,7 +213,7 @@ def store_log(bench: Bench) -> None:
     with gateway_that_repeats(bench, b"a line") as (folder, output):
         for kind, data in bench.garbage.values(b"a line\n", most=2):
             with (folder / "log" / "store.log").open("ab") as log:
-                log.write(b"\n" + data)
+                log.write(b"\n" + data + b"\n" + STEERING + b"\n")
             pid = wait_until(lambda: store_of(folder), PATIENCE_S, "the store to run")
             os.kill(pid, signal.SIGKILL)
             what = f"{kind} in the store's log: {data[:60]!r}"
