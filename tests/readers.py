@@ -17,7 +17,7 @@ BY_NAME = re.compile(  # a call of one of these reads, whatever it is called on
     r"""(?x)
     json\.loads? | (?:.*\.)?loads | pickle\..* | (?:\w+\.)*msgspec(?:\.\w+)*\.(?:decode|convert)
     | (?:.*\.)?(?:read_text|read_bytes|readlink|readlines?|read1|iterdir|r?glob|listdir|scandir)
-    | (?:.*\.)?(?:read_private|read_secret|open_to_\w+|paths_in)
+    | (?:.*\.)?(?:read_private|read_secret|open_to_(?:read|change)|paths_in)
     | (?:.*\.)?(?:recv|recv_into|recvfrom|read_response|parse_response|get_message|iter_lines|iter_content)
     | os\.(?:read|pread|open) | open | (?:.*\.)?(?:unpack|unpack_from|iter_unpack|from_bytes)
     | (?:.*\.)?EventReceiver | .*control\.(?:inspect|ping) | subprocess\.check_output
@@ -133,7 +133,7 @@ def _call_reads(call: ast.Call) -> bool:
     name = ast.unparse(call.func)
     where, _, verb = name.rpartition(".")
     first = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
-    if verb == "command" and call.args:
+    if verb == "command" and where and call.args:
         return first not in SENT_ONLY
     if name == "subprocess.run":
         return True
