@@ -143,6 +143,8 @@ def _call_reads(call: ast.Call) -> bool:
         return True
     if verb in ("open", "fdopen") and name != "os.open":
         return not (where and verb == "open" and OURS.fullmatch(where)) and _opens_to_read(call, at=int(not where))
+    if verb == "decode" and call.args:
+        return first is None  # else it is an encoding
     if verb == "read":
         return not OURS.fullmatch(where)
     if verb == "get" and where.endswith("headers"):

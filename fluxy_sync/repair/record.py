@@ -69,7 +69,7 @@ def _utc(seconds: float) -> str:
 def note(data_dir: Path, repair: Repair) -> None:
     """Add it to the records, which stay until a person deletes them."""
     path = data_dir / REPAIRS_FILE
-    write_private(path, read_private(path, "") + msgspec.json.encode(repair).decode() + "\n")
+    write_private(path, read_private(path, "", errors="replace") + msgspec.json.encode(repair).decode() + "\n")
 
 
 def repairs(data_dir: Path) -> list[Repair]:

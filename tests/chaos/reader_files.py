@@ -14,10 +14,10 @@ from pathlib import Path
 from fluxy_sync import guard
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.gateway import keep_keys, kept_secret
+from fluxy_sync.host.locks import LockFile
 from fluxy_sync.incarnation import Incarnation, is_running
 from fluxy_sync.journal.clock import host
 from fluxy_sync.memory import memory_limit
-from fluxy_sync.private import LockFile
 from fluxy_sync.repair import repairs
 from fluxy_sync.settings import Settings
 from fluxy_sync.vault import new_key
@@ -115,7 +115,7 @@ def store_files(bench: Bench) -> None:
     """The store starts with what they say, or the error is ours."""
     for kind, data in bench.garbage.values(b"A" * 43, most=6):
         folder = fresh(bench, "store-files")
-        for name in ("store.password", "store.port", "store.boot", "store.conf"):
+        for name in ("store.password", "store.boot", "store.conf"):
             put(folder / name, kind, data)
         what = f"{kind} in store.password and its neighbours: {data[:60]!r}"
         bench.only_ours(what, lambda folder=folder: start_and_end(folder))
@@ -251,6 +251,48 @@ def gateway_that_repeats(bench: Bench, text: bytes) -> Iterator[tuple[Path, Call
         process.wait(30)
 
 
+PLANTED = ("gateway.json", "keys", "store.password", "gateway.lock", "recount", "dashboard.password", "repairs.jsonl")
+
+
+def planted(bench: Bench) -> None:
+    """Links, pipes, directories and files of others where ours should be: refused, and what they lead to stays."""
+    victim = bench.folder / "victim"
+    for name in PLANTED:
+        for way in bench.run.scale([*bench.run.chance.sample(sorted(WAYS), 2), "a link"], sorted(WAYS)):
+            folder = fresh(bench, "planted")
+            put(victim, "", new_key().encode())
+            before = victim.read_bytes(), victim.stat().st_mode
+            WAYS[way](folder / name, victim)
+            what = f"{way} in place of {name}"
+            offline(bench, folder, what, "status", "keys ls")
+            bench.only_ours(what, lambda folder=folder: start_and_end(folder))
+            bench.only_ours(what, lambda folder=folder: keep_keys(Settings(data_dir=folder)))
+            bench.only_ours(what, lambda path=folder / name: LockFile(path).acquire())
+            bench.only_ours(what, lambda path=folder / name: None if path.is_dir() else kept_secret(path))
+            bench.run.check(
+                (victim.read_bytes(), victim.stat().st_mode) == before, f"a file was changed through {what}"
+            )
+
+
+def others_file(path: Path, _: Path) -> None:
+    path.write_bytes(b"of somebody else")
+    os.chown(path, 65_534, 65_534)
+
+
+def open_file(path: Path, _: Path) -> None:
+    path.write_bytes(b"x")
+    path.chmod(0o666)
+
+
+WAYS: dict[str, Callable[[Path, Path], object]] = {
+    "a link": lambda path, victim: path.symlink_to(victim),
+    "a hard link": lambda path, victim: path.hardlink_to(victim),
+    "a pipe": lambda path, _: os.mkfifo(path), "a directory": lambda path, _: path.mkdir(),
+    "a dangling link": lambda path, _: path.symlink_to("/nowhere/at/all"), "somebody's file": others_file,
+    "a file for all to write": open_file,
+}  # fmt: skip
+
+
 # --- what the machine tells
 
 
@@ -282,8 +324,9 @@ def output(bench: Bench) -> None:
 
 FILES: dict[str, Case] = {
     "gateway.json": gateway_json, "keys": keys, "files of FLUXY_SYNC_*_FILE and certificates": secret_files,
-    "store.password, store.port, store.boot, store.conf": store_files, "store.lock, gateway.lock, guard.lock": locks,
+    "store.password, store.boot, store.conf": store_files, "store.lock, gateway.lock, guard.lock": locks,
     "run/*.worker, run/*.node": incarnations, "dashboard.password, dashboard.cookie": login,
     "store/appendonlydir": append_only, "repairs.jsonl, recount, damaged/": repair_notes, "the store's log": store_log,
-    "/proc and control groups": kernel, "output of the gateway's processes, and of the server's --version": output,
+    "owners, modes and links of files": planted, "/proc and control groups": kernel,
+    "output of the gateway's processes, and of the server's --version": output,
 }  # fmt: skip

@@ -56,7 +56,8 @@ def test_every_place_is_tried() -> None:
 
 READS = (
     "store.command('GET', key)", "self._journal.run('page', lane)", "journal.search('find', lane)", "json.loads(text)",
-    "msgspec.json.decode(data, type=T)", "msgspec.convert(x, T)", "pickle.loads(data)", "loads(data)",
+    "msgspec.json.decode(data, type=T)", "_decoder.decode(data)", "msgspec.convert(x, T)", "pickle.loads(data)",
+    "loads(data)",
     "path.read_text(encoding='utf-8')", "path.read_bytes()", "open(path)", "path.open()", "path.open('r+b')",
     "path.open('a+')", "os.open(path, os.O_RDONLY)", "os.read(fd, 10)", "sock.recv(10)",
     "pubsub.get_message(timeout=1)",
@@ -67,7 +68,8 @@ READS = (
 )  # fmt: skip
 KEEPS_TO_ITSELF = (
     "store.command('DEL', key)", "path.open('wb')", "path.open('ab')", "self.engine.open(stored, lane)",
-    "self._vault.open(sealed, context)", "json.dumps(x)", "self._live.read(name)", "gateway.run()", "path.exists()",
+    "self._vault.open(sealed, context)", "json.dumps(x)", "text.decode('utf-8', 'replace')", "self._live.read(name)",
+    "gateway.run()", "path.exists()",
 )  # fmt: skip
 
 
