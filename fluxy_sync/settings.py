@@ -20,7 +20,7 @@ from pydantic_settings import (
 
 from fluxy_sync.addresses import CeleryAddress, celery_address, refuse_unchecked_tls
 from fluxy_sync.errors import ConfigError, StorageUnavailable
-from fluxy_sync.host.files import read_private, read_secret
+from fluxy_sync.host.files import NotText, read_private, read_secret
 from fluxy_sync.host.handover import taken_over
 from fluxy_sync.host.sockets import check_socket
 from fluxy_sync.operation import origin_of
@@ -451,7 +451,7 @@ def _gateway_of(data_dir: Path) -> dict[str, Any]:
     try:
         if keys := read_private(path, "").strip():
             found |= {"keys": keys, "keys_file": path}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, NotText) as error:
         raise ConfigError(f"{path} can't be read; run as the gateway's user") from error
     return found
 

@@ -34,9 +34,16 @@ class Column(NamedTuple):
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print the document in one line on stdout."""
+    """Print the document in one line on stdout. What doesn't print is escaped: it steers no terminal."""
     spells_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    click.echo(json.dumps(document, ensure_ascii=not spells_all, allow_nan=False))
+    text = json.dumps(document, ensure_ascii=not spells_all, allow_nan=False)
+    click.echo(text if text.isprintable() else "".join(map(_printable, text)))
+
+
+def _printable(character: str) -> str:
+    if character == "\x7f":  # which JSON lets stand
+        return "\\u007f"
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def rfc3339(moment: datetime) -> str:

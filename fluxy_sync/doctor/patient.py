@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 from fluxy_sync.connectivity import Probe, ProbeResult
 from fluxy_sync.engine import Engine
@@ -83,9 +82,3 @@ def is_of_gateway(settings: Settings) -> bool:
         return bool(found["redis_url"] == settings.store_url)
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return False
-
-
-def as_map(reply: Any) -> dict[str, str]:
-    """A map as either protocol brings it."""
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {name.decode(): value.decode("utf-8", "replace") for name, value in pairs}

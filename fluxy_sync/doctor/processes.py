@@ -7,9 +7,10 @@ import msgspec
 
 from fluxy_sync.connectivity import BEAT_SILENCE_S
 from fluxy_sync.doctor.check import Check, Issue, conclude, reason_of
-from fluxy_sync.doctor.patient import Patient, as_map
+from fluxy_sync.doctor.patient import Patient
 from fluxy_sync.engine import once_context
 from fluxy_sync.errors import SealError
+from fluxy_sync.journal import as_map
 from fluxy_sync.settings import ENV_PREFIX
 from fluxy_sync.words import address_of, duration, many
 

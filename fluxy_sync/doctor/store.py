@@ -14,9 +14,9 @@ import redis
 
 from fluxy_sync.ballast import Ballast
 from fluxy_sync.doctor.check import Check, Issue, conclude, issue_of, reason_of
-from fluxy_sync.doctor.patient import Patient, as_map, is_of_gateway
+from fluxy_sync.doctor.patient import Patient, is_of_gateway
 from fluxy_sync.errors import ConfigError, StorageUnavailable
-from fluxy_sync.journal import Store
+from fluxy_sync.journal import Store, as_map
 from fluxy_sync.journal import check_durability as check_at_start
 from fluxy_sync.settings import ENV_PREFIX, Settings
 from fluxy_sync.words import address_of, duration, millis, size_text

@@ -23,6 +23,10 @@ _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a plante
 _NO_PLAIN_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR, errno.ENODEV, errno.EOPNOTSUPP}
 
 
+class NotText(ConfigError, ValueError):
+    """A file of ours holds something else than text."""
+
+
 # --- directories
 
 
@@ -202,16 +206,19 @@ def read_private(path: Path, default: str | None = None, *, errors: str = "stric
     """The text of a file of ours, or of root's; ``default`` where it is missing and one is given.
 
     Raises:
-        ConfigError: it isn't to be trusted, see ``open_private``.
+        ConfigError: it isn't to be trusted, see ``open_private``; or, as NotText, it isn't UTF-8.
         OSError: it is missing, or can't be read.
-        UnicodeDecodeError: it isn't UTF-8.
     """
     if default is not None:
         with suppress(PermissionError):  # to be told below, with whose it is
             if not exists(path):
                 return default
     with open_to_read(path) as file:
-        return file.read().decode(errors=errors)
+        data = file.read()
+    try:
+        return data.decode(errors=errors)
+    except UnicodeDecodeError as error:
+        raise NotText(f"{path} isn't text in UTF-8: put it back from a copy, or move it away") from error
 
 
 def read_secret(path: Path) -> str:

@@ -6,7 +6,7 @@ from fluxy_sync.journal.hints import Hints
 from fluxy_sync.journal.inventory import DeadLetter, Inventory, Waiting
 from fluxy_sync.journal.journal import Journal
 from fluxy_sync.journal.record import NewRecord, StoredRecord
-from fluxy_sync.journal.store import Store, connect
+from fluxy_sync.journal.store import Store, as_map, connect
 
 __all__ = [
     "Appended",
@@ -24,6 +24,7 @@ __all__ = [
     "StoredRecord",
     "Tick",
     "Waiting",
+    "as_map",
     "check_durability",
     "connect",
     "default_max_bytes",

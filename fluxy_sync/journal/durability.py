@@ -1,13 +1,14 @@
 """Whether the store keeps what it accepts, as FLUXY_SYNC_DURABILITY asks."""
 
-from typing import Any
+import re
 
 import redis
 
 from fluxy_sync.errors import ConfigError, StorageUnavailable
-from fluxy_sync.journal.store import NotSent, Store, explain
+from fluxy_sync.journal.store import Store, as_map, as_text
 
 JOURNAL_SHARE = 0.8  # of maxmemory: a tenth is the broker's reserve, a tenth goes to buffers
+_MAXMEMORY = re.compile(r"^maxmemory:(\d{1,18})\s*$", re.MULTILINE | re.ASCII)
 FIXED_WAITAOF = 8  # the major version of Redis
 _FIX = "set it in the store's configuration (see deploy/redis.conf), or choose another FLUXY_SYNC_DURABILITY"
 
@@ -20,14 +21,12 @@ def check_durability(store: Store, durability: str) -> None:
         StorageUnavailable: it can't be asked.
     """
     try:
-        found: Any = store.client.config_get("appendonly", "appendfsync", "maxmemory-policy")
-    except redis.exceptions.NoPermissionError:
-        return  # an ACL hides the settings; `doctor` says so
-    except redis.exceptions.ResponseError as error:
-        raise explain(error) from error
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        raise NotSent("the store can't be reached; is it running? see 'fluxy-sync up'") from error
-    settings = {_text(name): _text(value) for name, value in found.items()}
+        found = store.command("CONFIG", "GET", "appendonly", "appendfsync", "maxmemory-policy")
+    except StorageUnavailable as error:
+        if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+            return  # an ACL hides the settings; `doctor` says so
+        raise
+    settings = as_map(found)
     if settings.get("appendonly") != "yes":
         raise ConfigError(f"the store has 'appendonly no': it would lose everything at a restart; {_FIX}")
     if durability == "always" and settings.get("appendfsync") != "always":
@@ -52,12 +51,12 @@ def _waits_for_disk(store: Store) -> bool:
     up to a second too early; it is mended in Redis 8.0. A server that hides what it is isn't believed.
     """
     try:
-        info: Any = store.command("INFO", "server")
+        info = store.command("INFO", "server")
     except StorageUnavailable as error:
         if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
             return False
         raise
-    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    fields = dict(line.split(":", 1) for line in as_text(info).splitlines() if ":" in line)
     version = fields.get("redis_version", "0").partition(".")[0]
     return "valkey_version" not in fields and version.isdigit() and int(version) >= FIXED_WAITAOF
 
@@ -73,10 +72,5 @@ def maxmemory_of(store: Store) -> int:
     Raises:
         StorageUnavailable: it can't be asked.
     """
-    info: Any = store.command("INFO", "memory")
-    lines = info.decode().splitlines()
-    return next((int(line.partition(":")[2]) for line in lines if line.startswith("maxmemory:")), 0)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    found = _MAXMEMORY.search(as_text(store.command("INFO", "memory")))
+    return int(found[1]) if found else 0

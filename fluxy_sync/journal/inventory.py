@@ -10,7 +10,7 @@ import msgspec
 
 from fluxy_sync.errors import CorruptRecord
 from fluxy_sync.journal import record
-from fluxy_sync.journal.journal import WAKE_S, Journal, read_id, text, understood
+from fluxy_sync.journal.journal import WAKE_S, Journal, all_understood, read_id, text
 from fluxy_sync.journal.store import Argument
 from fluxy_sync.vault import KEY_ID_BYTES
 
@@ -103,6 +103,7 @@ class Page(msgspec.Struct, frozen=True):
     before: bytes
 
 
+@all_understood
 class Inventory:
     """Lists and changes what waits and what is dead, in steps that never hold the store for long."""
 
@@ -124,7 +125,6 @@ class Inventory:
             page = self.page(lane, page.goes_on, page.before, most)
             yield page
 
-    @understood
     def page(self, lane: str, index: int = 0, before: str | bytes = b"", most: int = PAGE_OPERATIONS) -> Page:
         """One stretch, from ``index`` on; ``before`` is what the page before it gave: its record may have moved."""
         packed = record.pack_id(before) if isinstance(before, str) and before else before
@@ -133,7 +133,6 @@ class Inventory:
         found = tuple(_waiting(lane, entry, now, bool(flying), retry) for entry in entries)
         return Page(found, goes_on if goes_on >= 0 else None, last)
 
-    @understood
     def find(self, lane: str, operation_id: str) -> tuple[Waiting, bytes] | None:
         """One operation of a lane, as ``waiting`` gives it, and its whole record."""
         _, *rest = self._journal.search("find", lane, operation_id)
@@ -146,7 +145,6 @@ class Inventory:
         """Records in a lane, tombstones included."""
         return int(self._journal.store.command("LLEN", self._journal.keys.lane(lane)))
 
-    @understood
     def count(self, lane: str) -> int:
         """Operations in a lane."""
         tombstones = self._journal.store.command("HGET", self._journal.keys.cancelled, lane)
@@ -185,7 +183,6 @@ class Inventory:
         """How many lanes hold operations."""
         return int(self._journal.store.command("ZCARD", self._journal.keys.oldest))
 
-    @understood
     def journal_ms(self) -> int:
         """Journal time as it was last written."""
         return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "now") or 0)
@@ -199,12 +196,10 @@ class Inventory:
             for at in range(0, len(flat), _LETTER_FIELDS):
                 yield _letter(flat[at : at + _LETTER_FIELDS])
 
-    @understood
     def last_number(self) -> int:
         """The number of the newest dead letter."""
         return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "dead_seq") or 0)
 
-    @understood
     def find_letter(self, operation_id: str) -> DeadLetter | None:
         """The dead letter with that id."""
         score = self._journal.store.command("ZSCORE", self._journal.keys.dead_index, record.pack_id(operation_id))
@@ -303,7 +298,6 @@ class Inventory:
         rows = (match.groups() for sample in found if (match := _SAMPLE.fullmatch(sample)))  # others were damaged
         return [(float(at), int(pending), int(delivered), int(dead)) for at, pending, delivered, dead in rows]
 
-    @understood
     def histograms(self) -> dict[str, Histogram]:
         """How long operations waited for their delivery (``latency``), and the upstream's answers took (``response``).
 

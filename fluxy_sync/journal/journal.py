@@ -1,6 +1,7 @@
 """Each transition of the journal as a method: seconds and records outside, milliseconds and bytes inside."""
 
 import functools
+import inspect
 import os
 import re
 import time
@@ -9,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from fluxy_sync.errors import AcceptanceUnknown, QueueFull, StorageUnavailable
+from fluxy_sync.errors import AcceptanceUnknown, FluxySyncError, QueueFull, StorageUnavailable
 from fluxy_sync.journal import record
 from fluxy_sync.journal.answers import (
     NO_QUOTA,
@@ -98,6 +99,10 @@ def _code(reason: str) -> str:
     return text("-".join(reason.split()).encode()[:REASON_BYTES]) or "-"
 
 
+UNREADABLE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+_NOT_OURS = "the store holds something that the journal can't have written; it was damaged, or changed by hand"
+
+
 def understood(ask: Callable[P, T]) -> Callable[P, T]:
     """What the store holds may have been damaged, or written by somebody else: then it is as if it refused."""
 
@@ -105,14 +110,34 @@ def understood(ask: Callable[P, T]) -> Callable[P, T]:
     def ask_and_read(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return ask(*args, **kwargs)
-        except (LookupError, OverflowError, TypeError, ValueError) as error:
-            raise StorageUnavailable(
-                "the store holds something that the journal can't have written; it was damaged, or changed by hand"
-            ) from error
+        except FluxySyncError:
+            raise
+        except UNREADABLE as error:
+            raise StorageUnavailable(_NOT_OURS) from error
 
-    return ask_and_read
+    ask_on: Callable[P, Any] = ask
+
+    @functools.wraps(ask)
+    def ask_and_read_on(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            yield from ask_on(*args, **kwargs)
+        except FluxySyncError:
+            raise
+        except UNREADABLE as error:
+            raise StorageUnavailable(_NOT_OURS) from error
+
+    return ask_and_read_on if inspect.isgeneratorfunction(ask) else ask_and_read
 
 
+def all_understood(kind: type[T]) -> type[T]:
+    """``understood`` for each public method of a class."""
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and not name.startswith("_") and not hasattr(method, "__wrapped__"):
+            setattr(kind, name, understood(method))
+    return kind
+
+
+@all_understood
 class Journal:
     """The lanes of one namespace.
 
@@ -186,6 +211,12 @@ class Journal:
         answer, *waited = self.store.run_then(
             self._scripts["append"], head + self.flatten(records, lanes), self.lane_keys(lanes), *after
         )
+        try:
+            return self._read_append(answer, waited, records)
+        except UNREADABLE as error:
+            raise self._unknown(records) from error
+
+    def _read_append(self, answer: Any, waited: Sequence[Any], records: Sequence[NewRecord]) -> Appended:
         if answer[0] == b"full":
             raise QueueFull(_FULL[_text(answer[1])])
         if answer[0] == b"refused" or any(isinstance(reply, Exception) or reply[0] < 1 for reply in waited):
@@ -208,7 +239,6 @@ class Journal:
 
     # --- delivering
 
-    @understood
     def claim(
         self, holder: str, *, most: int = RUN_OPERATIONS, length_s: float = CLAIM_S, drop_wake: bool = False
     ) -> Claim | Idle:
@@ -244,7 +274,6 @@ class Journal:
             records=tuple(answer[9:]),
         )
 
-    @understood
     def settle(
         self,
         lane: str,
@@ -330,7 +359,6 @@ class Journal:
         """Keep an operation that isn't accepted as a dead letter; False, and nothing is kept, where one has its id."""
         return bool(self.run("bury", new.lane, record.pack_id(new.id), reason, new.sealed, lanes=[new.lane]))
 
-    @understood
     def in_flight(self) -> list[str]:
         """The ids of operations that are being sent: the heads of claimed lanes."""
         pages = (self.run("page", lane, 0, b"", 1, lanes=[lane]) for lane in self.claims())
@@ -392,7 +420,6 @@ class Journal:
         """Win the right to probe the upstream: nobody did within ``interval_s``."""
         return bool(self.run("probe", _ms(interval_s)))
 
-    @understood
     def tick(self, role: Literal["beat", "steward"], name: str, *, forget_wake: bool = False) -> Tick:
         """Keep journal time going, and tell what there is to do."""
         gate, opens, due, pending, beat, delivered, offline = self.run(
@@ -409,7 +436,6 @@ class Journal:
             _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)
         )
 
-    @understood
     def snapshot(self) -> Snapshot:
         """All counts, from one moment."""
         *values, held_for = self.run("snapshot")

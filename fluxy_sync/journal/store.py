@@ -6,7 +6,7 @@ import importlib.resources
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
 
 Argument = str | bytes | int | float
+
+NO_STORE = (redis.exceptions.InvalidResponse, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What redis-py raises for answers that no store gives."""
 
 
 class NotSent(StorageUnavailable):
@@ -144,6 +147,21 @@ def explain(error: redis.RedisError) -> StorageUnavailable:
     return StorageUnavailable(f"the store refused a command ({type(error).__name__}): {text[:200]}")
 
 
+def as_text(value: Any) -> str:
+    """A text of the store's, readable even where it was damaged."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def as_map(reply: Any) -> dict[str, str]:
+    """A map as either protocol brings it; an empty one of what is none."""
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(reply, dict):
+        pairs = reply.items()
+    elif isinstance(reply, list):
+        pairs = zip(reply[::2], reply[1::2], strict=False)
+    return {as_text(name): as_text(value) for name, value in pairs}
+
+
 def _read(connection: Any) -> Any:
     try:
         return connection.read_response()
@@ -218,6 +236,9 @@ class Store:
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             connection.disconnect()
             raise ReplyLost("the store went away before it answered") from error
+        except NO_STORE as error:
+            connection.disconnect()
+            raise ReplyLost("what answers is no store, or no whole one; check FLUXY_SYNC_REDIS_URL") from error
         except BaseException:
             connection.disconnect()  # replies may still be on their way: nobody may read them as his own
             raise
@@ -243,6 +264,9 @@ class Store:
             raise NotSent(
                 "the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'"
             ) from error
+        except NO_STORE as error:
+            self._local.connection.disconnect()
+            raise NotSent("what answers is no store; nothing was accepted; check FLUXY_SYNC_REDIS_URL") from error
         return connection
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fluxy_sync.errors import StorageUnavailable
-from fluxy_sync.host.files import exists, read_private, remove, write_private
+from fluxy_sync.host.files import exists, paths_in, read_private, remove, write_private
 from fluxy_sync.journal import Journal, Store, connect
 from fluxy_sync.journal.recount import namespaces, new_epoch, recount
 from fluxy_sync.repair import manifest
@@ -90,15 +90,16 @@ class Mechanic:
 
     def _finish_earlier(self) -> None:
         """A repair that was cut off when all but its record was done."""
-        copy = read_private(self._recount_file, "").strip()
-        if copy:
+        named = Path(read_private(self._recount_file, "", errors="replace").strip()).name
+        copy = next((folder for folder in paths_in(self._data_dir / COPIES) if folder.name == named), None)
+        if copy is not None:
             kept = manifest.read(self._folder)
             names = {part.name for part in kept.parts} if kept else set()
             for path in manifest.files_in(self._folder):
-                if path.name not in names and exists(Path(copy) / path.name):
+                if path.name not in names and exists(copy / path.name):
                     remove(path)
             found = ("they were repaired, but what that cost was not written down",)
-            self._tell(Mended(found, unknown=True), Path(copy))
+            self._tell(Mended(found, unknown=True), copy)
 
     def _tell(self, mended: Mended, copy: Path) -> None:
         repair = describe(mended, copy, time.time())

@@ -52,10 +52,7 @@ def files_in(folder: Path) -> list[Path]:
 
 def read(folder: Path) -> Manifest | None:
     """The manifest; None where it is missing or the server would refuse it."""
-    try:
-        text = read_private(path_in(folder), "")
-    except UnicodeDecodeError:
-        return None
+    text = read_private(path_in(folder), "", errors="replace")
     found = [_LINE.fullmatch(line) for line in text.splitlines() if not line.startswith("#")]
     lines = [match for match in found if match is not None]
     if not text.endswith("\n") or len(lines) != len(found):

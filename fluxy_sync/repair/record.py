@@ -69,14 +69,14 @@ def _utc(seconds: float) -> str:
 def note(data_dir: Path, repair: Repair) -> None:
     """Add it to the records, which stay until a person deletes them."""
     path = data_dir / REPAIRS_FILE
-    write_private(path, read_private(path, "") + msgspec.json.encode(repair).decode() + "\n")
+    write_private(path, read_private(path, "", errors="replace") + msgspec.json.encode(repair).decode() + "\n")
 
 
 def repairs(data_dir: Path) -> list[Repair]:
     """Those that no person has acknowledged by deleting their file, the last one at the end."""
     found = []
     for line in read_private(data_dir / REPAIRS_FILE, "", errors="replace").splitlines():
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
             found.append(msgspec.json.decode(line, type=Repair))
     return found
 

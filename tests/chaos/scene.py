@@ -38,11 +38,11 @@ class Scene:
     def sync(self) -> FluxySync:
         return self.stage.sync
 
-    def queue(self, lane: str, path: str = "/op", **options: Any) -> str:
-        """Accept one operation, and note what may be sent for it."""
+    def queue(self, lane: str, path: str = "/op", by: FluxySync | None = None, **options: Any) -> str:
+        """Accept one operation, and note what may be sent for it. ``by``: another producer."""
         mine, body = options.pop("id", "") or self.forger.id(), {"lane": lane, "secret": MARKER}
         self.accepted[mine] = ("POST", path, body)  # also if nobody can say whether it was
-        self.sync.queue("POST", path, body=body, lane=lane, id=mine, **options)
+        (by or self.sync).queue("POST", path, body=body, lane=lane, id=mine, **options)
         return mine
 
     def arrived(self, operation_id: str) -> bool:

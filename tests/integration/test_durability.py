@@ -54,7 +54,8 @@ def test_a_waitaof_that_answers_too_early_is_refused(store: Store) -> None:
 )
 def test_whose_waitaof_is_believed(info: str, believed: bool, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only that of a Redis in which it was mended."""
-    monkeypatch.setattr(store, "command", lambda *_: f"# Server\r\n{info}\r\n".encode())
+    ask, told = store.command, f"# Server\r\n{info}\r\n".encode()
+    monkeypatch.setattr(store, "command", lambda *asked: told if asked[0] == "INFO" else ask(*asked))
     if believed:
         check_durability(store, "waitaof")
     else:

@@ -6,6 +6,7 @@ import time
 import traceback
 import tracemalloc
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import redis
@@ -254,7 +255,7 @@ def litter(run: Run, url: str) -> None:
         client.xadd(forger.keys.audit, {b"who": b"\x1b[2J", b"\xff": b"\xff"})
 
 
-def run_command(run: Run, arguments: list[str], settings: dict[str, str]) -> int:
+def run_command(run: Run, arguments: list[str], settings: Mapping[str, str | None]) -> int:
     """Run one in this process: a process of its own for each would take most of the time to start."""
     result = CliRunner().invoke(cli, arguments, env=settings, input="\n")
     shown = f"fluxy-sync {arguments} {[name for name in settings if name not in GIVEN]}"
