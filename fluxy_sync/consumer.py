@@ -22,17 +22,15 @@ from kombu.transport import virtual
 from redis.exceptions import ConnectionError as StoreAway
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from fluxy_sync.held_messages import HeldMessages
 from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import OWN_MESSAGES
-from fluxy_sync.sealing import CONTENT_TYPE, has_key, missing_key
+from fluxy_sync.sealing import CONTENT_TYPE, missing_key
 
 logger = get_logger(__name__)
 
 NO_MEMORY = "The store's memory is full: the broker's notes are left out until there is room."
 REFUSAL_PAUSE_S = 1.0
-KEPT_S = 30.0  # then another worker may have its key
-LOOK_S = 1.0
-MOST_HELD = 1000
 UNREADABLE = "A message that can't be read was dropped (%s)."
 MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 """What code that trusts a message raises for one that isn't as it should be."""
@@ -177,7 +175,7 @@ class PatientConsumer(Consumer):
     def __init__(self, on_task_request: Callable[[Any], None], *args: Any, **kwargs: Any) -> None:
         bound_decompression()
         self._run = on_task_request
-        self._held = 0  # messages whose key is missing here
+        self._held = HeldMessages(self)
         super().__init__(self._run_or_keep, *args, **kwargs)
 
     class Blueprint(Consumer.Blueprint):
@@ -221,28 +219,10 @@ class PatientConsumer(Consumer):
             "A message of %.100r needs the key %s, which isn't in the ring here; it is kept in the broker: add it.",
             message.headers.get("task"), key,
         )  # fmt: skip
-        counts, ends = self._held < MOST_HELD, time.monotonic() + KEPT_S
-        if counts:
-            self._held += 1
-            self.qos.increment_eventually()
-
-        def look() -> None:
-            if not has_key(key) and time.monotonic() < ends:
-                self._soon(look)
-                return
-            if counts:
-                self._held -= 1
-                self.qos.decrement_eventually()
-            message.reject_log_error(logger, self.connection_errors, requeue=True)
-
-        self._soon(look)
-
-    def _soon(self, look: Callable[[], None]) -> None:
-        # Timers may run in a thread of their own; the connection is this one's.
-        self.timer.call_after(LOOK_S, self.call_soon, (look,))
+        self._held.hold(message, key)
 
     def on_close(self) -> None:
-        self._held = 0  # the broker has them back
+        self._held.forget()  # the broker has them back
         with written_jobs_kept(self.pool):
             super().on_close()
 
