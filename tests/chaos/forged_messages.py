@@ -55,7 +55,8 @@ def forge_messages(here: Scene) -> None:
         here.forger.client.lpush(here.forger.queue, message)
         here.forger.client.lpush(f"{here.forger.namespace}.tasks", message)
     here.forged["messages"] += 2 * len(made)
-    wait_until(lambda: is_taken(here), PATIENCE_S, "all forged messages to be taken")
+    patience_s = here.run.scale(PATIENCE_S, 10 * PATIENCE_S)  # there are 20 times as many
+    wait_until(lambda: is_taken(here), patience_s, "all forged messages to be taken")
     here.still_works("forged messages")
 
 

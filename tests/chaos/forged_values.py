@@ -37,13 +37,14 @@ Fault = Callable[["redis.Redis", str, random.Random], None]
 
 
 def as_text(client: "redis.Redis", key: str, chance: random.Random) -> None:
-    client.delete(key)
     client.set(key, chance.choice(ODD_TEXTS))
 
 
 def as_list(client: "redis.Redis", key: str, chance: random.Random) -> None:
-    client.delete(key)
-    client.rpush(key, *(chance.choice(ODD_TEXTS) for _ in range(3)))
+    with client.pipeline() as at_once:  # others write to it meanwhile
+        at_once.delete(key)
+        at_once.rpush(key, *(chance.choice(ODD_TEXTS) for _ in range(3)))
+        at_once.execute()
 
 
 def gone(client: "redis.Redis", key: str, _: random.Random) -> None:
@@ -67,6 +68,14 @@ def odd(client: "redis.Redis", key: str, chance: random.Random) -> None:
         )
 
 
+def put_back(client: "redis.Redis", key: str, before: bytes | None) -> None:
+    """Give a key the value that it had, whatever somebody has written there meanwhile."""
+    if before is None:
+        client.delete(key)
+    else:
+        client.restore(key, 0, before, replace=True)
+
+
 FAULTS: list[Fault] = [odd, odd, as_text, as_list, gone]
 
 
@@ -88,9 +97,7 @@ def forge_value(here: Scene, key: str, fault: Fault) -> None:
     with contextlib.suppress(StorageUnavailable, QueueFull):  # nothing else may a producer see
         here.queue("meanwhile")
     time.sleep(here.run.scale(LASTS_S, 12 * LASTS_S))  # the fault lasts
-    client.delete(key)
-    if before is not None:
-        client.restore(key, 0, before)
+    put_back(client, key, before)
     here.lives(f"a forged value of {key} ({fault.__name__})")
 
 

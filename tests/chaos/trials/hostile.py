@@ -20,7 +20,7 @@ from fluxy_sync.journal.keys import Keys
 from fluxy_sync.operation import Verdict
 from fluxy_sync.settings import Settings
 from fluxy_sync.vault import new_key
-from tests.chaos.forged_values import FAULTS
+from tests.chaos.forged_values import FAULTS, put_back
 from tests.chaos.forger import Forger
 from tests.chaos.hostile_answers import EVIL, HostileServer, hostile, hostile_server
 from tests.chaos.hostile_requests import Asked, ask, asked
@@ -184,9 +184,7 @@ def ask_meanwhile(run: Run, dashboard: Dashboard, url: str) -> None:
                 run.check(
                     answer.status_code in (200, 404, 503), f"{answer.url}: {answer.status_code}, {fault.__name__} {key}"
                 )
-            client.delete(key)
-            if before is not None:
-                client.restore(key, 0, before)
+            put_back(client, key, before)
     run.check("Traceback" not in dashboard.log, f"a traceback in {dashboard.log_path}")
     for status in sorted(statuses):
         run.figure(f"answers {status} while the store holds nonsense", statuses[status])
