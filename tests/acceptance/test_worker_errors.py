@@ -125,6 +125,31 @@ def test_what_the_upstream_took_is_delivered_whatever_fails_afterwards(trial: Tr
 
 
 @pytest.mark.timeout(120)
+def test_a_bad_upgrade_empties_no_backlog(trial: Trial) -> None:
+    """A name of urllib3 is gone: 50 operations keep their places, loudly; with it, they are delivered."""
+    sync = trial.sync
+    for number in range(50):
+        sync.queue("POST", f"/upgrade/{number}", lane=f"upgrade-{number % 5}")
+    trial.gateway.environment["FLUXY_SYNC_IMPORTS"] = "tests.upgraded"
+    trial.gateway.start("worker", "beat")
+    wait_until(lambda: trial.held_for == {"worker-error:AttributeError": 5}, SECONDS)
+    status = sync.status()
+    assert (status.pending, status.held, status.dead) == (50, 50, 0)
+    (found,) = [check for check in sync.doctor().checks if check.name == "queue"]
+    assert found.state == "failed"
+    assert "5 lanes held: the worker failed with AttributeError; nothing was lost" in found.found
+    assert "flight.py" in trial.gateway.log("worker")
+    trial.gateway.stop("worker")
+    trial.gateway.environment["FLUXY_SYNC_IMPORTS"] = ""
+    trial.gateway.start("worker")
+    wait_until(lambda: sync.status().pending == 0, SECONDS, "all is delivered")
+    assert sync.status().dead == 0
+    for lane in range(5):
+        arrived = [n for n in (int(r["path"].rpartition("/")[2]) for r in trial.server.requests()) if n % 5 == lane]
+        assert arrived == list(range(lane, 50, 5))
+
+
+@pytest.mark.timeout(120)
 def test_a_task_that_fails_by_no_fault_of_its_own_waits(trial: Trial) -> None:
     """The store, no memory, a soft time limit, Celery's own: its lane waits. What the task itself raises: dead."""
     for error in (*NOT_THE_TASKS, "KeyError"):

@@ -18,7 +18,7 @@ from fluxy_sync.journal import Journal
 from fluxy_sync.journal.journal import CLAIM_S, CLOCK_MARGIN_S, TAKEOVERS_UNTIL_DEAD
 from fluxy_sync.journal.store import ReplyLost
 from fluxy_sync.lease_renewer import Keeper
-from fluxy_sync.operation import SYNC_OP
+from fluxy_sync.operation import SYNC_OP, Operation
 from fluxy_sync.steward import make_link
 from tests.conftest import Gateway, wait_until
 from tests.journal_steps import let_pass
@@ -121,6 +121,19 @@ def test_an_operation_whose_claims_replies_were_lost_is_delivered(
     assert process.flush() == 1
     assert [request["path"] for request in upstream.requests()] == ["/one"]
     assert process.journal.snapshot().dead == 0
+
+
+def test_a_record_in_another_versions_form_is_not_called_damaged(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens, so nobody changed it: it waits for a version that reads it."""
+    encode = Operation.encode
+    monkeypatch.setattr(Operation, "encode", lambda operation: encode(operation)[:-1])
+    process.queue("/from-elsewhere", "a")
+    process.flush()
+    snapshot = process.journal.snapshot()
+    assert (snapshot.dead, snapshot.pending) == (0, 1)
+    assert snapshot.held_for == {"worker-error:UnreadableRecord": 1}
 
 
 def lose_reply(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
