@@ -14,6 +14,7 @@ from fluxy_sync import steward
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.escaping import visible
+from fluxy_sync.flush_task import FlushTask
 from fluxy_sync.host.handover import close_to_others
 from fluxy_sync.http_task import HttpTask, send
 from fluxy_sync.kept_result import SealedApp, of_any_task
@@ -149,7 +150,7 @@ def register_tasks(app: Celery) -> None:
         """Deliver one HTTP request to the upstream, durably and in the order of its lane."""
         return send(self, method, path, body, headers)
 
-    @app.task(name=FLUSH, bind=True, shared=False, ignore_result=True, acks_late=False)
+    @app.task(name=FLUSH, base=FlushTask, bind=True, shared=False, ignore_result=True, acks_late=False)
     def flush(self: Any) -> None:
         """Claim lanes one after another and deliver their operations in order."""
         try:

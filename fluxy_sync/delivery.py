@@ -13,6 +13,7 @@ from requests.structures import CaseInsensitiveDict
 
 from fluxy_sync.credentials import Credentials, credentials_of
 from fluxy_sync.expiry import UpstreamClock, http_date
+from fluxy_sync.faults import local_fault
 from fluxy_sync.flight import (
     NETWORK_ERRORS,
     ClaimEnded,
@@ -242,6 +243,7 @@ class Delivery:
 
         Raises:
             ClaimEnded: nothing was sent.
+            OSError: this machine lacks something (open files, memory, disk).
         """
         got, flight.link_since = None, self._link[1]
         try:
@@ -250,6 +252,8 @@ class Delivery:
         except CredentialsError as error:
             happened = NoCredentials(error.reason)
         except NETWORK_ERRORS as error:
+            if fault := local_fault(error):
+                raise fault from None
             happened = what_happened(error, wrote=flight.wrote)
             if isinstance(happened, Lost) and boottime() >= flight.deadline:
                 happened = Lost("total-timeout")
@@ -263,7 +267,7 @@ class Delivery:
     def _may_be_portal(self, got: _Got, request: Request, outcome: Outcome) -> bool:
         """Whether a page, or a redirect, would settle an operation that may have been taken by somebody else."""
         settles = outcome.verdict in (Verdict.DELIVERED, Verdict.DEAD)
-        is_page = got.headers.get("Content-Type", "").lower().startswith(PAGE_TYPES) or got.status in REDIRECTS
+        is_page = _is_page(got.headers) or got.status in REDIRECTS
         return settles and is_page and can_be_taken_by_others(self._settings, request.url)
 
     def _chosen(self, got: _Got) -> dict[str, str]:
@@ -299,19 +303,22 @@ class Delivery:
         """One exchange; another one where the upstream refused credentials that could be refreshed."""
         credentials = self._credentials
         if credentials is None or not self._is_ours(request):
-            return self._exchange(_prepare(request))
+            return self._exchange(_prepare(request), flight)
         prepared = _prepare(request)
         used = credentials.add_to(prepared, flight)
-        got = self._exchange(prepared)
+        got = self._exchange(prepared, flight)
         if got.status == 401 and _refreshed(credentials, used, flight):
             prepared = _prepare(request)
             credentials.add_to(prepared, flight)
-            got = self._exchange(prepared)
+            got = self._exchange(prepared, flight)
         return got
 
-    def _exchange(self, prepared: requests.PreparedRequest) -> _Got:
-        origin = origin_of(str(prepared.url))
+    def _exchange(self, prepared: requests.PreparedRequest, flight: Flight) -> _Got:
+        url, flight.acted = str(prepared.url), None
+        origin = origin_of(url)
         response = self._adapter(origin).send(prepared)
+        is_sure = not (_is_page(response.headers) and can_be_taken_by_others(self._settings, url))
+        flight.acted = response.status_code if 200 <= response.status_code < 300 and is_sure else None
         if origin == self.origin:
             self.clock.note(response.headers.get("Date", ""))
         for hook in prepared.hooks["response"]:  # a user's AuthBase wants to see it, and may answer a challenge
@@ -332,6 +339,10 @@ class Delivery:
             adapter.close()
         if self._credentials is not None:
             self._credentials.close()
+
+
+def _is_page(headers: CaseInsensitiveDict[str]) -> bool:
+    return headers.get("Content-Type", "").lower().startswith(PAGE_TYPES)
 
 
 def _prepare(request: Request) -> requests.PreparedRequest:

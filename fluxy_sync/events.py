@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from fluxy_sync.faults import place_of
 from fluxy_sync.logs import get_logger
 from fluxy_sync.sealing import REDACTED
 from fluxy_sync.tasks import UnderWay
@@ -70,4 +71,7 @@ class TaskEvents:
             publish()
         except self._errors as error:
             logger.info("Task events were not sent (%s).", type(error).__name__)
+            self._dispatcher, self._quiet_until = None, time.monotonic() + AWAY_S
+        except Exception as error:  # noqa: BLE001 -- they only show what happens: nothing of it may stop a delivery
+            logger.error("Task events were not sent: %s", place_of(error))
             self._dispatcher, self._quiet_until = None, time.monotonic() + AWAY_S

@@ -66,6 +66,8 @@ class Flight:
         self.deadline = deadline
         self.link_since = link_since
         self.wrote = False  # something of the request under way may have left
+        self.acted: int | None = None  # the 2xx of an answer whose head has come
+        self.holds_claim = True  # as far as was last seen
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 

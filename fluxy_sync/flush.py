@@ -2,31 +2,41 @@
 
 import contextlib
 import gc
-import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from celery.app.trace import build_tracer
+from celery.states import FAILURE
 from kombu.utils import json
 
 from fluxy_sync import signals
 from fluxy_sync.connectivity import TICK_S, Link
 from fluxy_sync.delivery import RETRY_AFTER_CAP_S, Flight, Stamp, boottime, fence_scope
-from fluxy_sync.errors import CorruptRecord, DeliveryFailed, SealError, StorageUnavailable, UnknownKey
+from fluxy_sync.errors import (
+    CorruptRecord,
+    DeliveryFailed,
+    SealError,
+    StorageUnavailable,
+    UnknownKey,
+)
 from fluxy_sync.events import TaskEvents
+from fluxy_sync.faults import place_of
 from fluxy_sync.http_task import HttpTask
 from fluxy_sync.incarnation import Incarnation
-from fluxy_sync.journal import Claim, Idle, Journal, Settlement, StoredRecord
-from fluxy_sync.journal.journal import CLAIM_S, CLOCK_MARGIN_S
+from fluxy_sync.journal import Claim, Idle, Inventory, Journal, Settlement, StoredRecord
+from fluxy_sync.journal.journal import CLOCK_MARGIN_S
 from fluxy_sync.journal.record import parse
+from fluxy_sync.lease_renewer import Keeper
 from fluxy_sync.logs import get_logger
-from fluxy_sync.operation import Operation, Outcome, Verdict
-from fluxy_sync.outcome import Expired, UnknownTask, Unsealable, outcome_of
+from fluxy_sync.operation import Operation, Outcome, UnreadableRecord, Verdict
+from fluxy_sync.outcome import Expired, UnknownTask, Unsealable, WorkerError, outcome_of
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED
 from fluxy_sync.tasks import SyncTask, UnderWay, under_way
 from fluxy_sync.token_place import UNREACHABLE as TOKEN_UNREACHABLE
 from fluxy_sync.tokens import wake
+from fluxy_sync.words import reason_text
 
 logger = get_logger(__name__)
 
@@ -34,46 +44,6 @@ SLICE_S = 5.0  # after this, other messages of the worker get their turn
 OFFER_S = 30.0  # a lane that is held for a key, a task or credentials is offered again
 SETTLE_AGAIN_S = 0.1
 UNSETTLED_PAUSE_S = 1.0
-
-
-class Keeper:
-    """A thread of each process that holds claims: renews them during a request, and ends what takes too long."""
-
-    LOOK_S = 0.5
-    RENEW_BELOW_S = (CLAIM_S - CLOCK_MARGIN_S) * 0.6
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._flights: dict[Flight, tuple[str, int]] = {}
-        self._busy = threading.Event()
-        threading.Thread(target=self._run, name="fluxy-keeper", daemon=True).start()
-
-    def add(self, flight: Flight, lane: str, fence: int) -> None:
-        self._flights[flight] = (lane, fence)
-        self._busy.set()
-
-    def remove(self, flight: Flight) -> None:
-        del self._flights[flight]
-
-    def _run(self) -> None:
-        while True:
-            self._busy.wait()
-            time.sleep(self.LOOK_S)
-            if not self._flights:
-                self._busy.clear()
-            for flight, (lane, fence) in list(self._flights.items()):
-                self._look_after(flight, lane, fence)
-
-    def _look_after(self, flight: Flight, lane: str, fence: int) -> None:
-        now = boottime()
-        if now >= flight.deadline:
-            flight.abort()
-        elif flight.claim_ends - now < self.RENEW_BELOW_S:
-            try:
-                if self._journal.renew(lane, fence):
-                    flight.claim_ends = now + CLAIM_S - CLOCK_MARGIN_S
-            except StorageUnavailable as error:
-                logger.warning("The claim on a lane was not renewed: %s", error)
 
 
 class Flush:
@@ -90,12 +60,18 @@ class Flush:
         self._tracers: dict[str, Any] = {}
         self._claimed: tuple[Claim | Idle, float] | None = None
         self._claim_with_settle = False
+        self._head = ""  # the id of the operation that is being delivered
         self._journal_ms = 0  # journal time, as the last answer told it
 
     def run(self) -> int:
         """Claim and deliver until nothing is due, or the slice is over. Returns the operations settled."""
         try:
             return self._run()
+        except StorageUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 -- Celery would log what it says
+            logger.error("A flush ended early (%s); claims come due by themselves.", place_of(error))
+            return 0
         finally:
             self._give_back()
             if self._events is not None:
@@ -134,11 +110,20 @@ class Flush:
         return self._journal.claim(self._incarnation.holder, drop_wake=first), asked
 
     def _give_back(self) -> None:
-        """Release a claim that came with the last settle's answer and isn't used."""
+        """Release a claim that came with the last settle's answer and isn't used; tell what was found dead with it."""
         claimed, self._claimed = self._claimed, None
-        if claimed is not None and isinstance(claimed[0], Claim):
-            with contextlib.suppress(StorageUnavailable):  # then the claim comes due by itself
-                self._journal.release(claimed[0].lane, claimed[0].fence)
+        if claimed is None:
+            return
+        self._mourn_all(claimed[0])
+        if isinstance(claimed[0], Claim):
+            self._release(claimed[0])
+
+    def _release(self, claim: Claim) -> None:
+        """Give a claim up: now, or once the store is back."""
+        try:
+            self._journal.release(claim.lane, claim.fence)
+        except StorageUnavailable:
+            self._keeper.owe(claim.lane, claim.fence)
 
     @property
     def _stopping(self) -> bool:
@@ -149,14 +134,61 @@ class Flush:
             wake(self._app)
 
     def _drain(self, claim: Claim, claim_ends: float, slice_ends: float) -> int:
-        """Deliver a claim's run. Returns the operations settled."""
+        """Deliver a claim's run, and give the claim up. Returns the operations settled."""
+        self._journal_ms, self._head = claim.journal_ms, ""
+        try:
+            if claim.takeovers and not self._begin(claim, claim_ends):
+                return 0
+            return self._deliver_run(claim, claim_ends, slice_ends)
+        except StorageUnavailable:
+            self._keeper.owe(claim.lane, claim.fence)
+            raise
+        except Exception as error:  # noqa: BLE001 -- of ours, or a library's: nothing leaves its lane for that
+            self._hold(claim, error)
+            return 0
+
+    def _begin(self, claim: Claim, claim_ends: float) -> bool:
+        """Say that this process begins, so that it counts if it dies; False where the claim is lost."""
+        while True:
+            try:
+                return self._journal.renew(claim.lane, claim.fence, begins=claim.takeovers)
+            except StorageUnavailable:
+                # Asked again: if only the reply was lost, an operation that is never sent would count as a killer.
+                if boottime() >= claim_ends:
+                    raise
+                time.sleep(SETTLE_AGAIN_S)
+
+    def _hold(self, claim: Claim, error: Exception) -> None:
+        """The worker failed, by no fault of the head: its lane is held, and offered again."""
+        logger.error(
+            "The worker failed at the operation %s on lane %s: it is kept, and tried again in %d s. %s",
+            self._head or "at the head", claim.lane, OFFER_S, place_of(error),
+        )  # fmt: skip
+        reason = outcome_of(WorkerError(type(error).__name__)).reason
+        if self._head:
+            try:
+                settled = self._journal.settle(
+                    claim.lane, claim.fence, self._head, "hold", reason=reason, pause_s=OFFER_S
+                )
+            except StorageUnavailable:
+                raise
+            except Exception as another:  # noqa: BLE001 -- what fails may be the settlement itself
+                logger.error("It could not be settled either: %s", place_of(another))
+            else:
+                if settled.next_id:
+                    self._release(claim)
+                return
+        Inventory(self._journal).hold(claim.lane, reason, OFFER_S)
+        self._release(claim)
+
+    def _deliver_run(self, claim: Claim, claim_ends: float, slice_ends: float) -> int:
         expected, settled, retries = "", 0, claim.retries
-        self._journal_ms = claim.journal_ms
         for index, raw in enumerate(claim.records):
             last = index == len(claim.records) - 1
             stored = parse(raw)
             if expected and stored.id != expected:
                 break  # cancelled or replaced meanwhile: this copy isn't the head any more
+            self._head = stored.id
             stop = self._stopping or time.monotonic() >= slice_ends
             over = last or stop
             self._claim_with_settle = last and not stop
@@ -165,23 +197,25 @@ class Flush:
                 break
             settled += settlement.status == "ok"
             if settlement.woken:
-                wake(self._app)
+                with self._apart(stored.id):
+                    wake(self._app)
             if not settlement.next_id or settlement.status == "fenced":
                 return settled
             expected, retries = settlement.next_id, 0
             if over or self._stopping or settlement.gate != "open":
                 break
-        self._journal.release(claim.lane, claim.fence)
+        self._release(claim)
         return settled
 
     def _deliver(
         self, claim: Claim, stored: StoredRecord, claim_ends: float, retries: int, *, give_up: bool
     ) -> tuple[Settlement | None, float]:
         """One operation: open it, run it as its task, settle the outcome."""
-        opened = self._open(claim, stored)
+        flight = Flight(claim_ends, boottime())
+        opened = self._open(claim, stored, flight)
         if isinstance(opened, Outcome):
-            return self._settle_unopened(claim, stored, opened, claim_ends, give_up)
-        flight = Flight(claim_ends, boottime() + self._engine.delivery.deadline_s(len(stored.sealed)))
+            return self._settle_unopened(claim, stored, opened, flight.claim_ends, give_up)
+        flight.deadline = boottime() + self._app.tasks[opened.task].lasts_s(stored)
         now = UnderWay(opened, stored.id, claim.lane, self._stamp(claim, stored, opened, retries), flight, retries)
         if self._events is not None:
             self._events.begins(now)
@@ -190,41 +224,69 @@ class Flush:
         asked = boottime()
         settlement = self._settle(now, claim, give_up)
         if settlement is None:
-            return None, claim_ends
+            return None, flight.claim_ends
         self._journal_ms = settlement.journal_ms
+        if settlement.status == "fenced":
+            logger.warning(
+                "The operation %s on lane %s was settled too late (%s): its claim had ended, and somebody else has it. "
+                "It may be done twice.", now.id, now.lane, now.settled_as,
+            )  # fmt: skip
         if settlement.gate == "unauthorized" and now.authorized:
             self._link.take()
         if self._events is not None:
             self._events.ends(now, asked - began)
         if settlement.status == "ok" and now.outcome is not None:
-            self._tell(now, stored, now.outcome, asked - began)
+            with self._apart(now.id):
+                self._tell(now, stored, now.outcome, asked - began)
         return settlement, asked + settlement.ends_in_s - CLOCK_MARGIN_S
 
-    def _open(self, claim: Claim, stored: StoredRecord) -> Operation | Outcome:
+    @contextlib.contextmanager
+    def _apart(self, operation_id: str) -> Iterator[None]:
+        """What is settled is only told here: whatever fails in telling it, the run goes on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- a result backend's, a receiver's, of ours
+            logger.error("The operation %s is settled, but could not be told of: %s", operation_id, place_of(error))
+
+    def _open(self, claim: Claim, stored: StoredRecord, flight: Flight) -> Operation | Outcome:
         """The operation, or what becomes of it unopened."""
         expired = outcome_of(Expired()) if stored.expires_ms and self._journal_ms >= stored.expires_ms else None
         try:
             operation: Operation = self._engine.open(stored, claim.lane)
         except UnknownKey as error:
             return expired or outcome_of(Unsealable(error.key_id))
+        except UnreadableRecord as error:
+            # Nobody changed it: it was written by another version, or this one has a fault.
+            return expired or outcome_of(WorkerError(type(error).__name__))
         except CorruptRecord:
             return expired or outcome_of(Unsealable())
-        if self._has_expired(operation, by_time=expired is not None):
+        if self._has_expired(operation, claim, flight, by_time=expired is not None):
             return outcome_of(Expired())
         if not isinstance(self._app.tasks.get(operation.task), SyncTask):
             return outcome_of(UnknownTask(operation.task))
         return operation
 
-    def _has_expired(self, operation: Operation, *, by_time: bool) -> bool:
+    def _has_expired(self, operation: Operation, claim: Claim, flight: Flight, *, by_time: bool) -> bool:
         """By a date where one was given and the upstream tells the time; else by journal time."""
         if operation.deadline is None or not self._engine.settings.upstream:
             return by_time
         clock = self._engine.delivery.clock
         if clock.wants_answer():
-            found = self._link.probe()
+            with self._kept(flight, claim.lane, claim.fence, self._link.probe_lasts_s):
+                found = self._link.probe()
             clock.note(found.date if found.online else "")
         passed = clock.has_passed(operation.deadline)
         return by_time if passed is None else passed
+
+    @contextlib.contextmanager
+    def _kept(self, flight: Flight, lane: str, fence: int, seconds: float) -> Iterator[None]:
+        """Renew the claim for what is done within, and so long at most: a probe may outlast what is left of it."""
+        flight.deadline = boottime() + seconds
+        self._keeper.add(flight, lane, fence)
+        try:
+            yield
+        finally:
+            self._keeper.remove(flight)
 
     def _stamp(self, claim: Claim, stored: StoredRecord, operation: Operation, retries: int) -> Stamp:
         # Both only grow: their sum names each form under which the operation went out.
@@ -238,7 +300,7 @@ class Flush:
     ) -> tuple[Settlement | None, float]:
         asked = boottime()
         if outcome.verdict is Verdict.HOLD:
-            logger.error("The lane %s is held and kept: %s is missing here.", claim.lane, outcome.reason)
+            logger.error("The lane %s is held and kept: %s.", claim.lane, reason_text(outcome.reason))
             return self._journal.settle(
                 claim.lane, claim.fence, stored.id, "hold", reason=outcome.reason, pause_s=OFFER_S
             ), claim_ends
@@ -270,11 +332,14 @@ class Flush:
     def _mourn(self, lane: str, stored: StoredRecord, reason: str) -> None:
         """An operation died unsent: say so, and tell whoever waits for its result."""
         logger.error("The operation %s on lane %s became a dead letter: %s.", stored.id, lane, reason)
-        task = self._fail_result(lane, stored, reason)
-        signals.operation_dead.send(
-            sender=task, operation_id=stored.id, lane=lane, reason=reason, status=None, attempt=0,
-            age_s=self._age_s(stored), took_s=0.0,
-        )  # fmt: skip
+        task = None
+        with self._apart(stored.id):
+            task = self._fail_result(lane, stored, reason)
+        with self._apart(stored.id):
+            signals.operation_dead.send(
+                sender=task, operation_id=stored.id, lane=lane, reason=reason, status=None, attempt=0,
+                age_s=self._age_s(stored), took_s=0.0,
+            )  # fmt: skip
 
     def _fail_result(self, lane: str, stored: StoredRecord, reason: str) -> Any:
         """Where a result is kept, the state becomes FAILURE. Returns the task, if it can be known."""
@@ -305,16 +370,40 @@ class Flush:
         tracer = self._tracers.get(task.name)
         if tracer is None:
             tracer = self._tracers[task.name] = build_tracer(task.name, task, app=self._app, hostname=self._hostname)
+        info = None
         self._keeper.add(now.flight, claim.lane, claim.fence)
         try:
             with under_way(now):
-                traced = tracer(now.id, *task.shown(now.operation), self._request(now))
+                info = tracer(now.id, *task.shown(now.operation), self._request(now)).info
+        except Exception as error:  # noqa: BLE001 -- out of Celery's tracer: its result backend, no memory, a bug
+            now.fault = error
         finally:
             self._keeper.remove(now.flight)
-        if traced.info is not None:
+        if info is not None and info.state == FAILURE and now.outcome is None:
+            now.fault = info.retval  # before the task's body, or around it
+        failed = info is not None or now.fault is not None
+        if now.fault is not None:
+            self._take_fault(now, now.fault)
+        if failed:
             # Exceptions and frames hold each other, and with them the body, until somebody looks: it takes less than a
             # millisecond, as all that lives long is frozen.
             gc.collect()
+
+    def _take_fault(self, now: UnderWay, error: BaseException) -> None:
+        """Something went wrong here: what the upstream answered stands; without an answer the lane is held."""
+        now.fault = None
+        if now.outcome is None and now.retry_pause_s is None:
+            now.outcome = outcome_of(WorkerError(type(error).__name__))
+        if now.outcome is None or now.outcome.verdict is not Verdict.HOLD:
+            logger.error(
+                "The worker failed at the operation %s on lane %s once its outcome was known, which stands: %s",
+                now.id, now.lane, place_of(error),
+            )  # fmt: skip
+            return
+        logger.error(
+            "The worker failed at the operation %s on lane %s: it is kept, and tried again in %d s. %s",
+            now.id, now.lane, OFFER_S, place_of(error),
+        )  # fmt: skip
 
     def _request(self, now: UnderWay) -> dict[str, Any]:
         """The request as Celery's message protocol 2 would bring it."""
@@ -342,6 +431,7 @@ class Flush:
         verdict, options = self._decide(now)
         if self._claim_with_settle and verdict == "delivered":
             options["then_claim"] = self._incarnation.holder
+        failed = False
         while True:
             try:
                 asked = boottime()
@@ -368,6 +458,12 @@ class Flush:
                 # The next claim may have been granted, and nobody knows: that one comes due by itself.
                 options.pop("then_claim", None)
                 time.sleep(SETTLE_AGAIN_S)
+            except Exception as error:
+                if failed:
+                    raise
+                failed = True
+                options.pop("then_claim", None)
+                logger.error("The operation %s could not be settled; once more: %s", now.id, place_of(error))
 
     def _decide(self, now: UnderWay) -> tuple[Any, dict[str, Any]]:
         verdict, options = self._decide_outcome(now)
@@ -430,12 +526,8 @@ class Flush:
         """
         if self._is_foreign(now):
             return True
-        now.flight.deadline = boottime() + self._link.probe_lasts_s
-        self._keeper.add(now.flight, now.lane, now.stamp.fence)
-        try:
+        with self._kept(now.flight, now.lane, now.stamp.fence, self._link.probe_lasts_s):
             online = self._link.recheck().online
-        finally:
-            self._keeper.remove(now.flight)
         if not online:
             self._incarnation.door_closed = True
         return online

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from celery.exceptions import Retry
+from celery.exceptions import Reject, Retry
 
-from fluxy_sync.delivery import Flight, Reply, Stamp, boottime, build_request, fence_scope
-from fluxy_sync.errors import DeliveryFailed, Unreachable
+from fluxy_sync.delivery import ClaimEnded, Flight, Reply, Stamp, boottime, build_request, fence_scope
+from fluxy_sync.errors import DeliveryFailed, InvalidOperation, Unreachable
+from fluxy_sync.journal import StoredRecord
 from fluxy_sync.operation import (
     Verdict,
     check_headers,
@@ -16,12 +17,15 @@ from fluxy_sync.operation import (
     encode_body,
     new_operation_id,
 )
+from fluxy_sync.outcome import Answer, outcome_of
 from fluxy_sync.retry import RetryPolicy
-from fluxy_sync.tasks import SyncTask, now_under_way
+from fluxy_sync.tasks import SyncTask, UnderWay, now_under_way
 
 
 class HttpTask(SyncTask):
     """The base of ``sync_op``: an operation is one HTTP request.
+
+    ``deadline_s`` stands in for FLUXY_SYNC_TOTAL_TIMEOUT_S. No time limit of Celery's holds: the exchange has its own.
 
     Celery's signals, its hooks (``on_failure`` and the like) and instrumentation see placeholders instead of its
     arguments, and no frames of its body's exceptions. ``redact = False`` shows them.
@@ -33,6 +37,12 @@ class HttpTask(SyncTask):
     def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
         """What the body of an HTTP task of your own calls: one try of one request."""
         return send(self, method, path, body, headers)
+
+    def lasts_s(self, stored: StoredRecord) -> float:
+        return self.engine.delivery.deadline_s(len(stored.sealed)) if self.deadline_s is None else self.deadline_s
+
+    def soft_limit_s(self) -> float:
+        return 0.0
 
     def canonical(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = dict(zip(("method", "path", "body", "headers"), args, strict=False)) | dict(kwargs)
@@ -56,6 +66,26 @@ def send(task: HttpTask, method: str, path: str, body: Any = None, headers: dict
     now = now_under_way(task.request.id)
     if now is None:
         return _send_directly(task, method, path, body, headers)
+    _forget_earlier(now)
+    try:
+        return _send_under_way(task, now, method, path, body, headers)
+    except (Retry, Reject, DeliveryFailed, ClaimEnded, InvalidOperation):
+        raise
+    except Exception as error:
+        now.fault = error
+        if now.outcome is None and now.flight.acted is not None:
+            # The upstream took it. That what followed went wrong here must not send it again.
+            answer = Answer(now.flight.acted)
+            now.outcome = outcome_of(answer, str(method), now.operation.outcomes, task.rules)
+        raise
+
+
+def _forget_earlier(now: UnderWay) -> None:
+    """A body of the user's may send more than once: the last one counts."""
+    now.outcome = now.flight.acted = None
+
+
+def _send_under_way(task: HttpTask, now: UnderWay, method: str, path: str, body: Any, headers: Any) -> Any:
     delivery = task.engine.delivery
     request = build_request(delivery.upstream, method, path, encode_body(body), headers or {}, now.stamp)
     began = boottime()

@@ -37,6 +37,10 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5
 _HEADER_VALUE = re.compile(r"[!-~\x80-\xff]?|[!-~\x80-\xff][\t !-~\x80-\xff]*[!-~\x80-\xff]")  # section 5.5
 
 
+class UnreadableRecord(CorruptRecord):
+    """The record was opened, so nobody changed it, but it isn't in a form that this version reads."""
+
+
 class JsonBody(bytes):
     """A body that is JSON text already (RFC 8259): sent byte for byte, as application/json."""
 
@@ -94,12 +98,12 @@ class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
         """Read what ``encode`` wrote.
 
         Raises:
-            CorruptRecord: it isn't one.
+            UnreadableRecord: it isn't one.
         """
         try:
             return msgspec.msgpack.decode(data, type=cls, ext_hook=_open_extension)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise CorruptRecord("the record was opened but isn't an operation of this version") from error
+            raise UnreadableRecord("the record was opened but isn't an operation of this version") from error
 
 
 def _open_extension(code: int, data: memoryview) -> JsonBody:

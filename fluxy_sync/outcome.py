@@ -68,13 +68,22 @@ class UnknownTask(msgspec.Struct, frozen=True):
     task: str
 
 
+class WorkerError(msgspec.Struct, frozen=True):
+    """The worker failed, by an exception that no other row names: a bug, an upgrade, no memory, a time limit.
+
+    ``kind`` is the exception's type.
+    """
+
+    kind: str
+
+
 class Unsendable(msgspec.Struct, frozen=True):
     """No try can ever succeed: the URL can't be read, or it redirects without end."""
 
     reason: str
 
 
-Happened = Answer | NoConnection | Lost | NoCredentials | Expired | Unsealable | UnknownTask | Unsendable
+Happened = Answer | NoConnection | Lost | NoCredentials | Expired | Unsealable | UnknownTask | WorkerError | Unsendable
 
 
 def outcome_of(happened: Happened, method: str = "", *rules: Rules) -> Outcome:
@@ -102,6 +111,8 @@ def outcome_of(happened: Happened, method: str = "", *rules: Rules) -> Outcome:
             return Outcome(Verdict.HOLD, f"key:{key_id}")
         case UnknownTask(task):
             return Outcome(Verdict.HOLD, f"task:{task}")
+        case WorkerError(kind):
+            return Outcome(Verdict.HOLD, f"worker-error:{kind}")
         case Unsendable(reason):
             return Outcome(Verdict.DEAD, reason)
 

@@ -30,7 +30,8 @@ class Status(msgspec.Struct, frozen=True):
     since: str | None
     reason: str
     opens_in_s: float  # the upstream asked everybody to wait so long (429, Retry-After)
-    held_for: dict[str, int]  # why lanes are held -> how many: paused, halted, key:<id>, task:<name>, credentials
+    held_for: dict[str, int]  # why lanes are held -> how many: paused, halted, key:<id>, task:<name>,
+    # worker-error:<exception>, credentials
     dropped_total: int
 
     def to_dict(self) -> dict[str, Any]:

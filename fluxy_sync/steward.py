@@ -16,9 +16,11 @@ from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Prober,
 from fluxy_sync.delivery import boottime, can_be_taken_by_others
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.events import TaskEvents
-from fluxy_sync.flush import Flush, Keeper
+from fluxy_sync.flush import Flush
+from fluxy_sync.flush_task import without_limits
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
+from fluxy_sync.lease_renewer import Keeper
 from fluxy_sync.logs import get_logger
 from fluxy_sync.tokens import broker_errors, queue_is_empty, wake
 
@@ -58,6 +60,11 @@ def flush_here(hostname: str) -> None:
         app.fluxy_runtime.flush(hostname)
     except StorageUnavailable as error:
         logger.error("A flush ended early: %s; claims come due by themselves.", error)
+
+
+def flush_in(pool: Any, hostname: str) -> None:
+    """Give a flush to the pool, without a token."""
+    without_limits(pool.apply_async(flush_here, (hostname,), callback=_ignore, accept_callback=_ignore))
 
 
 def make_watch(app: Any, role: Any, name: str) -> Watch:
@@ -218,10 +225,7 @@ class Steward(threading.Thread):
         self._due_looks = 0
         if not publish_if_empty(self._app, self._journal):
             logger.warning("The broker takes no wake token: this worker goes on without one.")
-            pool, hostname = self._worker.consumer.pool, self._worker.hostname
-            self._worker.consumer.call_soon(
-                pool.apply_async, flush_here, (hostname,), callback=_ignore, accept_callback=_ignore
-            )
+            self._worker.consumer.call_soon(flush_in, self._worker.consumer.pool, self._worker.hostname)
 
     def _agree(self, tick: Tick) -> None:
         """Make the consumer agree with the gate: on level, as a broadcast may have been lost."""

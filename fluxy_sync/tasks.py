@@ -11,15 +11,34 @@ from typing import Any, ClassVar
 import msgspec
 from celery import Task
 from celery._state import get_current_worker_task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import (
+    BackendError,
+    CeleryError,
+    Ignore,
+    MaxRetriesExceededError,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from kombu.exceptions import KombuError
 from kombu.utils.json import dumps, loads
 
 from fluxy_sync.admin.acceptance import unaccepted_id
-from fluxy_sync.delivery import ClaimEnded, Flight, Stamp
+from fluxy_sync.delivery import ClaimEnded, Flight, Stamp, boottime
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import DeliveryFailed, InvalidOperation, Unreachable
+from fluxy_sync.errors import (
+    ConfigError,
+    DeliveryFailed,
+    InvalidOperation,
+    QueueFull,
+    StorageUnavailable,
+    Unreachable,
+)
 from fluxy_sync.expiry import deadline_at, is_out_of_reach
-from fluxy_sync.journal import NewRecord
+from fluxy_sync.journal import NewRecord, StoredRecord
 from fluxy_sync.journal.record import INVALID
 from fluxy_sync.kept_result import of_sync_task, seals_results
 from fluxy_sync.logs import get_logger
@@ -36,10 +55,11 @@ from fluxy_sync.operation import (
     check_once,
     new_operation_id,
 )
-from fluxy_sync.outcome import Rules, check_rules
+from fluxy_sync.outcome import Rules, WorkerError, check_rules, outcome_of
 from fluxy_sync.retry import RetryPolicy
 from fluxy_sync.sealing import REDACTED, seal_value, serializer_name
 from fluxy_sync.settings import OnDead
+from fluxy_sync.soft_limit import soft_limit
 from fluxy_sync.tokens import wake
 
 logger = get_logger(__name__)
@@ -48,6 +68,10 @@ DETAIL_CHARACTERS = 4096
 FARTHEST_S = 1e9  # about 30 years
 SOONEST_S = 0.001  # what has expired already does so at once; 0 would mean never
 _UNSET: Any = object()
+NOT_THE_TASKS = (
+    StorageUnavailable, QueueFull, ConfigError, MemoryError, KombuError, CeleryError, BackendError,
+    SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated,
+)  # fmt: skip
 
 # Celery's message options that travel with an operation; the others mean something only to a broker.
 CARRIED = (
@@ -68,6 +92,7 @@ class UnderWay:
         self.links: dict[str, Any] = {}  # what follows from it, where its task redacts that
         self.took_s: float | None = None  # until the upstream's answer was read
         self.outcome: Outcome | None = None
+        self.fault: BaseException | None = None  # what went wrong here, and isn't its task's own
         self.authorized = False  # the upstream took the gateway's credentials
         self.answered = False  # the body has ended: what is queued now follows from the outcome
         self.retry_pause_s: float | None = None
@@ -109,7 +134,12 @@ class SyncTask(Task):
     Lane, policy, on_dead, outcomes and ``expires`` are also attributes of a task, for all its operations. ``redact``
     (False; True for an HttpTask) shows Celery's signals and hooks placeholders instead of arguments, and no frames.
     A return is a delivery; raising Unreachable is the link; other exceptions make a dead letter, unless the task
-    retries them by Celery's ``self.retry`` or ``autoretry_for``.
+    retries them by Celery's ``self.retry`` or ``autoretry_for``. What isn't the task's own fault (StorageUnavailable,
+    QueueFull, MemoryError, SoftTimeLimitExceeded, Celery's exceptions) holds its lane: it is tried again each 30 s.
+
+    A task keeps its lane as long as it runs, or for ``deadline_s`` seconds: past that another worker may begin with
+    the operation, while this one still runs. A ``soft_time_limit`` of the task, or of one call, is raised within it in
+    a prefork or solo pool; the app's own, and every ``time_limit``, don't hold for a SyncTask.
     """
 
     abstract = True
@@ -126,6 +156,8 @@ class SyncTask(Task):
     outcomes: ClassVar[Mapping[Any, str]] = {}
     on_dead: ClassVar[OnDead | None] = None  # None: as FLUXY_SYNC_ON_DEAD says
     redact: ClassVar[bool] = False
+    deadline_s: ClassVar[float | None] = None
+    time_limit = soft_time_limit = 0  # none, whatever the app's are
 
     rules: ClassVar[Rules] = {}  # outcomes, checked
 
@@ -133,12 +165,23 @@ class SyncTask(Task):
     def on_bound(cls, app: Any) -> None:
         """Check what the user gave, once."""
         cls.rules = check_rules(cls.outcomes)
+        if cls.deadline_s is not None and not cls.deadline_s > 0:
+            raise ConfigError(f"deadline_s of {cls.name} is a number of seconds above 0, or None; correct it")
 
     @property
     def engine(self) -> Engine:
         """What the app was installed with."""
         engine: Engine = self.app.fluxy_engine
         return engine
+
+    def lasts_s(self, stored: StoredRecord) -> float:
+        """How long its lane is kept for one try, in seconds."""
+        return math.inf if self.deadline_s is None else self.deadline_s
+
+    def soft_limit_s(self) -> float:
+        """After how many seconds its body is interrupted; 0 for never."""
+        _, soft = self.request.timelimit or (None, None)
+        return soft or self.soft_time_limit or 0.0
 
     def canonical(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Check the arguments before they are accepted, and bring them into the form that is stored."""
@@ -366,37 +409,74 @@ class SyncTask(Task):
             args, kwargs = now.operation.args, now.operation.kwargs
             self.request.update(args=args, kwargs=kwargs, **now.links)
         try:
-            result = self.run(*args, **kwargs)
+            if boottime() >= now.flight.claim_ends:
+                raise ClaimEnded("the claim ended before its task ran; nothing was done")
+            with soft_limit(self.soft_limit_s()):
+                result = self.run(*args, **kwargs)
             now.outcome = now.outcome or Outcome(Verdict.DELIVERED, "returned")
             shown |= now.links  # Celery sends them now
-            return self._kept_form(result, now), None
+            return self._kept_or_lost(result, now), None
         except Exception as error:  # noqa: BLE001 -- whatever a user's task raises
             failure = self._failure_of(now, error)
+            if failure is None:
+                shown |= now.links
+                return None, None
             # Instrumentation looks into frames, and theirs hold the request.
             return None, without_frames(failure) if self.redact else failure
         finally:
             now.answered = True
             self.request.update(shown)
 
-    def _failure_of(self, now: UnderWay, error: Exception) -> Exception:
-        if isinstance(error, Reject) and self.redact:
-            return Reject(_code(error.reason) if isinstance(error.reason, BaseException) else None, error.requeue)
-        if isinstance(error, (Ignore, Reject, ClaimEnded)):
+    def _failure_of(self, now: UnderWay, error: Exception) -> Exception | None:
+        """What Celery's tracer is to make of an exception; None where the operation was delivered all the same."""
+        if isinstance(error, Reject):
+            self._note_failed_retry(now, error.reason)
+            reason = _code(error.reason) if isinstance(error.reason, BaseException) else None
+            return Reject(reason, error.requeue) if self.redact else error
+        if isinstance(error, Ignore):
             return error
+        if isinstance(error, ClaimEnded):
+            return _kept_in_place("claim-ended")
         if isinstance(error, Retry):
             retry = Retry(exc=_redacted(error.exc), when=error.when, is_eager=error.is_eager)
             retry.excs = _code(error.exc)
             return retry
         if isinstance(error, Unreachable):
             now.outcome = now.outcome or Outcome(Verdict.UNREACHABLE, "unreachable")
-            return Retry(message=now.outcome.reason, exc=DeliveryFailed(now.outcome.reason))
+            return _kept_in_place(now.outcome.reason)
         if isinstance(error, DeliveryFailed):
             now.outcome = now.outcome or Outcome(Verdict.DEAD, error.reason)
             return error
+        if error is now.fault or self.name == SYNC_OP or is_ours(error):
+            return self._worker_failed(now, error)
         # A dead letter. Its text may hold a payload, so it is kept sealed and shown nowhere.
         detail = "".join(traceback.format_exception(error))[-DETAIL_CHARACTERS:]
         now.outcome = Outcome(Verdict.DEAD, _code(error), detail=detail.encode())
         return DeliveryFailed(_code(error))
+
+    def _worker_failed(self, now: UnderWay, error: BaseException) -> Exception | None:
+        """Not the operation's fault: what the upstream answered stands; without an answer it keeps its place."""
+        now.fault = error
+        if now.outcome is None or now.outcome.verdict is Verdict.RETRY:
+            now.outcome = outcome_of(WorkerError(type(error).__name__))
+        if now.outcome.verdict is Verdict.DELIVERED:
+            return None
+        reason = now.outcome.reason
+        return DeliveryFailed(reason) if now.outcome.verdict is Verdict.DEAD else _kept_in_place(reason)
+
+    def _note_failed_retry(self, now: UnderWay, reason: object) -> None:
+        """Celery makes a Reject of whatever keeps it from trying again; that spends no retries."""
+        is_tried_again = now.outcome is not None and now.outcome.verdict is Verdict.RETRY
+        if is_tried_again and now.retry_pause_s is None and isinstance(reason, BaseException):
+            self._worker_failed(now, reason)
+
+    def _kept_or_lost(self, result: Any, now: UnderWay) -> Any:
+        """The result as it is kept. Where that fails, it is lost: what was delivered stays delivered."""
+        try:
+            return self._kept_form(result, now)
+        except Exception as error:  # noqa: BLE001 -- a value that can't be written, a library, no memory
+            now.fault = error
+            return None
 
     def _kept_form(self, result: Any, now: UnderWay) -> Any:
         """A result that goes into a user's own backend, and through its logs, is sealed by itself."""
@@ -408,6 +488,16 @@ class SyncTask(Task):
         """The operation's result. Reading it raises CorruptRecord where it was changed, or is another operation's."""
         result_class = of_sync_task(self.app.AsyncResult)
         return result_class(task_id, backend=self.backend, task_name=self.name, app=self.app, **kwargs)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an exception that came out of a user's task isn't the task's own: what it lacks will be there again."""
+    return isinstance(error, NOT_THE_TASKS) and not isinstance(error, MaxRetriesExceededError)
+
+
+def _kept_in_place(reason: str) -> Retry:
+    """Tells Celery's tracer that the operation will run again. Nothing is counted."""
+    return Retry(message=reason, exc=DeliveryFailed(reason))
 
 
 def _code(error: BaseException | None) -> str:

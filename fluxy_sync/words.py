@@ -45,7 +45,7 @@ REASONS = {
 }
 WRONG_ANSWER = "wrong-answer-"
 SPENT = "retries-spent:"
-KEY, TASK, HALTED = "key:", "task:", "halted:"
+KEY, TASK, HALTED, WORKER_ERROR = "key:", "task:", "halted:", "worker-error:"
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 SIZES = ("B", "kB", "MB", "GB", "TB")
 _HOSTS = re.compile(r"[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*|\[[0-9a-fA-F:.]+\](:\d+)?", re.ASCII)
@@ -82,6 +82,8 @@ def _held_text(why: str) -> str:
         return f"key {why.removeprefix(KEY)} is missing"
     if why.startswith(TASK):
         return f"no worker has the task {why.removeprefix(TASK)}"
+    if why.startswith(WORKER_ERROR):
+        return f"the worker failed with {why.removeprefix(WORKER_ERROR)}: its log tells where"
     if why.startswith(HALTED):
         return f"halted by the dead letter {_halting_id(why.removeprefix(HALTED))}"
     # The codes have no capitals: this is the class of what a user's task raised.

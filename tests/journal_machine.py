@@ -59,6 +59,7 @@ class JournalCourse(RuleBasedStateMachine):
         self.keys = keys_of(self.journal)
         self.model = JournalModel(LANES, ONCE_MS)
         self.claims: list[tuple[str, int, Sequence[str]]] = []  # every claim that was ever given
+        self.takeovers: dict[int, int] = {}  # fence -> what the claim's answer told
         self.order: dict[str, list[str]] = {lane: [] for lane in LANES}  # what waits, as it was promised
         self.accepted: set[str] = set()
         self.ended: set[str] = set()  # delivered, or taken back
@@ -143,10 +144,12 @@ class JournalCourse(RuleBasedStateMachine):
             return
         assert isinstance(found, Claim), found
         run = [parse(record).id for record in found.records]
-        assert Grant(found.lane, found.fence, found.retries, found.call_helper, run) == expected
+        granted = Grant(found.lane, found.fence, found.retries, found.call_helper, found.takeovers, run)
+        assert granted == expected
         assert (found.length_s, found.journal_ms) == (CLAIM_MS / 1000, self.model.now)
         assert all(found.fence > fence for _, fence, _ in self.claims)
         self.claims.append((found.lane, found.fence, run))
+        self.takeovers[found.fence] = found.takeovers
 
     def _settle(
         self, data: st.DataObject, lane: str, fence: int, name: str, *, give_up: bool, floor_ms: int = -1, **what: Any

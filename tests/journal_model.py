@@ -22,6 +22,7 @@ class Grant:
     fence: int
     retries: int
     call_helper: bool
+    takeovers: int
     run: list[str]
 
 
@@ -129,20 +130,26 @@ class JournalModel(ByHand):
 
     def _take(self, name: str, holder: str, most: int, length_ms: int) -> Grant | None:
         lane = self.lanes[name]
-        head, takeovers = lane.head, lane.claim.takeovers + 1 if lane.claim else 0
+        head, takeovers = lane.head, 0
+        if lane.claim:  # a holder that claims again lives
+            takeovers = lane.claim.takeovers + (lane.claim.holder != holder)
         if head and not lane.held and takeovers >= TAKEOVERS_UNTIL_DEAD:
             self.bury_head(name, "killed-its-worker")
         elif head and not lane.held and head.due <= self.now:
-            return self._grant(name, lane, head.id, Holding(self.fence + 1, takeovers, holder), most, length_ms)
+            # Until it says that it begins, it counts for nothing: but for a lane's first.
+            claim = Holding(self.fence + 1, max(0, takeovers - 1), holder)
+            return self._grant(name, lane, head.id, claim, takeovers, most, length_ms)
         lane.rest(self.now)
         return None
 
-    def _grant(self, name: str, lane: Lane, head: str, claim: Holding, most: int, length_ms: int) -> Grant:
+    def _grant(
+        self, name: str, lane: Lane, head: str, claim: Holding, takeovers: int, most: int, length_ms: int
+    ) -> Grant:
         if self.gate == "unauthorized":
             self.trial_at, most = self.now + TRIAL_MS, 1
         self.fence = claim.fence
         lane.claim, lane.ready = claim, self.now + length_ms
-        return Grant(name, claim.fence, lane.count(head), self.wake_if_due(), self._run(lane, most))
+        return Grant(name, claim.fence, lane.count(head), self.wake_if_due(), takeovers, self._run(lane, most))
 
     def _run(self, lane: Lane, most: int) -> list[str]:
         run = []
@@ -230,9 +237,11 @@ class JournalModel(ByHand):
     def release(self, name: str, fence: int) -> bool:
         return self._if_held_by(name, fence, lambda lane: lane.rest(self.now))
 
-    def renew(self, name: str, fence: int, length_ms: int) -> bool:
+    def renew(self, name: str, fence: int, length_ms: int, begins: int | None) -> bool:
         def extend(lane: Lane) -> None:
             lane.ready = self.now + length_ms
+            if lane.claim and begins is not None:
+                lane.claim.takeovers = begins
 
         return self._if_held_by(name, fence, extend)
 

@@ -166,7 +166,7 @@ def halted_by(operation_id: str) -> str:
 
 def is_heads_own(why: str) -> bool:
     """A hold that is the head's own fault goes with that head."""
-    return why == "credentials" or why.startswith(("key:", "task:"))
+    return why == "credentials" or why.startswith(("key:", "task:", "worker-error:"))
 
 
 class JournalState:

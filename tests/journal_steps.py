@@ -6,7 +6,7 @@ from typing import Any
 
 from fluxy_sync.journal import Claim, DeadLetter, Idle, Inventory, Journal, NewRecord
 from fluxy_sync.journal.clock import Clock, host
-from fluxy_sync.journal.journal import Verdict
+from fluxy_sync.journal.journal import CLAIM_S, Verdict
 from fluxy_sync.journal.record import pack_id, parse
 
 WORKER = "aa 11"
@@ -37,6 +37,24 @@ def claim(journal: Journal, holder: str = WORKER, *, most: int = 64) -> Claim:
     found = journal.claim(holder, most=most)
     assert isinstance(found, Claim), found
     return found
+
+
+def begin(journal: Journal, holder: str = WORKER) -> Claim:
+    """Claim, and begin with the head, as a worker does."""
+    found = claim(journal, holder)
+    if found.takeovers:
+        assert journal.renew(found.lane, found.fence, begins=found.takeovers)
+    return found
+
+
+def die_with_it(journal: Journal, deaths: int, lane: str = "a", way: str = "deadline") -> None:
+    """Claim, begin, and die, so many times: each time another process."""
+    for number in range(deaths):
+        assert begin(journal, f"dead {number}").lane == lane
+        if way == "deadline":
+            let_pass(journal, CLAIM_S)
+        else:
+            journal.reclaim("dead")
 
 
 def idle(journal: Journal) -> Idle:

@@ -14,6 +14,10 @@ HELD = {
     "credentials": ("held: the upstream refuses its operation's own credentials", "look at them: fluxy-sync ls"),
     "replaying": ("held while dead letters go back", "it goes on within 30 s"),
 }
+WORKER_ERROR_ADVICE = (
+    "find the place in the worker's log; if it began with an upgrade, run 'pip check', or go back to the version "
+    "before; once the cause is gone, the lanes go on by themselves"
+)
 
 
 def check_queue(patient: Patient) -> Check:
@@ -64,5 +68,8 @@ def _held_issue(cause: str, lanes: int) -> Issue | None:
         return None  # told under 'keys'
     if kind == "task":
         return Issue("warning", f"{many(lanes, 'lane')} held: no worker has task {what}", "check FLUXY_SYNC_IMPORTS")
+    if kind == "worker-error":
+        failed = f"the worker failed with {what}; nothing was lost, and each is tried again in 30 s"
+        return Issue("failed", f"{many(lanes, 'lane')} held: {failed}", WORKER_ERROR_ADVICE)
     found, advice = HELD.get(kind, (f"held: {cause}", "look closer: fluxy-sync ls"))
     return Issue("warning", f"{many(lanes, 'lane')} {found}", advice)

@@ -46,7 +46,11 @@ class Buried(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One worker's right to a lane. ``length_s`` counts from when the claim was asked for."""
+    """One worker's right to a lane. ``length_s`` counts from when the claim was asked for.
+
+    ``takeovers``: holders in a row that are gone and may have begun to send its head. Where there are any, the holder
+    says that it begins (``Journal.renew``) before it does anything with the head.
+    """
 
     lane: str
     fence: int
@@ -56,6 +60,7 @@ class Claim(msgspec.Struct, frozen=True):
     journal_ms: int
     epoch: str
     records: tuple[bytes, ...]
+    takeovers: int = 0
     buried: tuple[Buried, ...] = ()
 
 

@@ -270,8 +270,9 @@ class Journal:
             call_helper=bool(answer[5]),
             journal_ms=answer[6],
             epoch=_text(answer[7]),
-            buried=_read_buried(answer[8]),
-            records=tuple(answer[9:]),
+            takeovers=answer[8],
+            buried=_read_buried(answer[9]),
+            records=tuple(answer[10:]),
         )
 
     def settle(
@@ -334,9 +335,13 @@ class Journal:
         """Give a claim up; False where it was lost already."""
         return bool(self.run("release", lane, fence, lanes=[lane]))
 
-    def renew(self, lane: str, fence: int, length_s: float = CLAIM_S) -> bool:
-        """Move a claim's end to ``length_s`` from now; False where it was lost."""
-        return bool(self.run("renew", lane, fence, _ms(length_s)))
+    def renew(self, lane: str, fence: int, length_s: float = CLAIM_S, *, begins: int | None = None) -> bool:
+        """Move a claim's end to ``length_s`` from now; False where it was lost.
+
+        Args:
+            begins: the claim's ``takeovers``, where its holder is about to begin: if it dies from here on, that counts.
+        """
+        return bool(self.run("renew", lane, fence, _ms(length_s), -1 if begins is None else begins))
 
     def reclaim(self, incarnation: str, alive: Sequence[int] = ()) -> int:
         """Give up the claims of a dead incarnation, or those of its processes that aren't ``alive``."""

@@ -109,7 +109,7 @@ class ScriptFuzz:
             "settle": [lane, self.fence, one, self._chance.choice(["delivered", "retry", "wait", "hold", "dead"]),
             1000, "503",
                        b"", b"detail", 0, 15_000, 3000, 10, 0, 1000, 5, *new],
-            "release": [lane, self.fence], "renew": [lane, self.fence, 15_000], "reclaim": ["w", 2],
+            "release": [lane, self.fence], "renew": [lane, self.fence, 15_000, -1], "reclaim": ["w", 2],
             "bury": [lane, pack_id(new_operation_id()), "unsealed", b"keyIx"],
             "cancel": [lane, one, -1], "find": [lane, one, -1],
             "gate": [self._chance.choice(["paused", "offline", "unauthorized"]), self._chance.choice(["", "why"]), 100],

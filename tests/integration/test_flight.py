@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fluxy_sync.delivery import ClaimEnded, Delivery, Flight, Reply, Request, Stamp, boottime, build_request
-from fluxy_sync.flush import Keeper
 from fluxy_sync.journal import Journal
+from fluxy_sync.lease_renewer import Keeper
 from fluxy_sync.operation import Outcome, Verdict
 from fluxy_sync.settings import Settings
 from tests.conftest import wait_until

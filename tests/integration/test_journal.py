@@ -9,7 +9,9 @@ from fluxy_sync.journal.record import parse
 from tests.journal_steps import (
     OTHER_WORKER,
     WORKER,
+    begin,
     claim,
+    die_with_it,
     idle,
     let_pass,
     names,
@@ -398,12 +400,9 @@ def test_a_reclaimed_head_can_be_taken_back(journal: Journal) -> None:
 def test_the_fifth_takeover_buries_the_head(journal: Journal, way: str) -> None:
     """An operation that kills each worker that touches it doesn't stop its lane for ever."""
     queue(journal, "killer", "innocent")
-    for _ in range(TAKEOVERS_UNTIL_DEAD):
-        assert names(claim(journal).records)[0] == "killer"
-        if way == "deadline":
-            let_pass(journal, CLAIM_S)
-        else:
-            journal.reclaim("aa")
+    die_with_it(journal, TAKEOVERS_UNTIL_DEAD - 1, way=way)
+    assert journal.snapshot().dead == 0
+    die_with_it(journal, 1, way=way)
     assert names(claim(journal).records) == ["innocent"]
     assert journal.is_dead("killer")
     letter = journal.store.command("HGET", journal.keys.dead, b"\x06killer")
@@ -415,19 +414,60 @@ def test_the_fifth_takeover_buries_the_head(journal: Journal, way: str) -> None:
 def test_any_settlement_ends_the_takeover_count(journal: Journal, ends_by: str) -> None:
     """Only takeovers in a row count against a head."""
     queue(journal, "one", "two", "three")
-    for _ in range(TAKEOVERS_UNTIL_DEAD - 1):
-        claim(journal)
-        let_pass(journal, CLAIM_S)
-    run = claim(journal)
+    die_with_it(journal, TAKEOVERS_UNTIL_DEAD - 1)
+    run = begin(journal)
     if ends_by == "release":
         journal.release("a", run.fence)
     else:
         journal.settle("a", run.fence, "one", ends_by)  # type: ignore[arg-type]
         let_pass(journal, CLAIM_S)
-    for _ in range(TAKEOVERS_UNTIL_DEAD - 1):
-        claim(journal)
-        let_pass(journal, CLAIM_S)
+    die_with_it(journal, TAKEOVERS_UNTIL_DEAD - 1)
     assert journal.snapshot().dead == 0
+
+
+@pytest.mark.parametrize("holders", [["aa 11"], ["aa 11", "aa 12", "bb 21"]], ids=["one", "several"])
+def test_claims_whose_replies_were_lost_bury_nothing(journal: Journal, holders: list[str]) -> None:
+    """Nobody began with them: however many follow each other, the operation is still there, and is delivered."""
+    queue(journal, "one")
+    for number in range(3 * TAKEOVERS_UNTIL_DEAD):
+        claim(journal, holders[number % len(holders)])
+        let_pass(journal, CLAIM_S)
+    run = begin(journal)
+    assert names(run.records) == ["one"]
+    assert journal.settle("a", run.fence, "one", "delivered").status == "ok"
+    assert journal.snapshot().dead == 0
+
+
+def test_a_holder_that_claims_again_was_not_killed(journal: Journal) -> None:
+    """It began, and could not settle: the store was away for longer than its claim, again and again."""
+    queue(journal, "one")
+    for _ in range(3 * TAKEOVERS_UNTIL_DEAD):
+        begin(journal, WORKER)
+        let_pass(journal, CLAIM_S)
+    assert names(begin(journal, WORKER).records) == ["one"]
+
+
+def test_lost_replies_between_deaths_hide_no_killer(journal: Journal) -> None:
+    """What counts is kept while claims come to nothing."""
+    queue(journal, "killer", "innocent")
+    for _ in range(TAKEOVERS_UNTIL_DEAD):
+        die_with_it(journal, 1, way="reclaim")
+        claim(journal, OTHER_WORKER)
+        let_pass(journal, CLAIM_S)
+    assert names(claim(journal).records) == ["innocent"]
+    assert journal.is_dead("killer")
+
+
+def test_a_begin_that_is_said_twice_counts_once(journal: Journal) -> None:
+    """Its reply may be lost: it is said again. One that comes too late changes nothing."""
+    queue(journal, "one")
+    die_with_it(journal, 1)
+    run = claim(journal)
+    assert run.takeovers == 1
+    assert [journal.renew("a", run.fence, begins=run.takeovers) for _ in range(9)] == [True] * 9
+    let_pass(journal, CLAIM_S)
+    assert claim(journal, OTHER_WORKER).takeovers == 2
+    assert not journal.renew("a", run.fence, begins=run.takeovers)
 
 
 # --- bury

@@ -10,8 +10,10 @@ from tests.journal_state import Entry
 from tests.journal_steps import (
     OTHER_WORKER,
     WORKER,
+    begin,
     claim,
     die,
+    die_with_it,
     idle,
     let_pass,
     letters,
@@ -154,10 +156,8 @@ def test_an_empty_lane_under_a_claim_is_forgotten_at_its_deadline(journal: Journ
 def test_takeovers_of_what_was_cleared_do_not_count_for_the_next(journal: Journal, inventory: Inventory) -> None:
     """A killer is cleared in its last flight: the innocent one behind it isn't buried for it."""
     queue(journal, "killer")
-    for _ in range(TAKEOVERS_UNTIL_DEAD - 1):
-        claim(journal)
-        let_pass(journal, CLAIM_S)
-    claim(journal)
+    die_with_it(journal, TAKEOVERS_UNTIL_DEAD - 1)
+    begin(journal)
     clear_all(inventory)
     queue(journal, "innocent")
     let_pass(journal, CLAIM_S)

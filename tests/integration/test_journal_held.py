@@ -7,8 +7,10 @@ from fluxy_sync.journal.inventory import PAUSED
 from fluxy_sync.journal.journal import CLAIM_S, TAKEOVERS_UNTIL_DEAD
 from tests.journal_steps import (
     WORKER,
+    begin,
     claim,
     die,
+    die_with_it,
     halted_by,
     held_for,
     idle,
@@ -124,10 +126,8 @@ def test_a_lane_held_twice_for_the_same_leaves_the_schedule(journal: Journal, in
 def test_a_lane_paused_while_its_holder_dies_rests(journal: Journal, inventory: Inventory, way: str) -> None:
     """Nobody takes it over; let go, it starts without a count of takeovers."""
     queue(journal, "one")
-    for _ in range(TAKEOVERS_UNTIL_DEAD - 1):
-        claim(journal)
-        let_pass(journal, CLAIM_S)
-    claim(journal)
+    die_with_it(journal, TAKEOVERS_UNTIL_DEAD - 1)
+    begin(journal)
     inventory.hold("a")
     if way == "deadline":
         let_pass(journal, CLAIM_S)
@@ -305,9 +305,7 @@ def test_a_halt_ends_the_claim(journal: Journal) -> None:
 def test_an_operation_that_kills_its_workers_halts_its_lane_too(journal: Journal) -> None:
     """Where it asked for that."""
     journal.append([new("killer", halt=True), new("depends")])
-    for _ in range(TAKEOVERS_UNTIL_DEAD):
-        claim(journal)
-        journal.reclaim("aa")
+    die_with_it(journal, TAKEOVERS_UNTIL_DEAD, way="reclaim")
     found = journal.claim(WORKER)
     assert isinstance(found, Idle)
     assert [(each.id, each.reason) for each in found.buried] == [("killer", "killed-its-worker")]

@@ -33,8 +33,10 @@ workers = st.sampled_from(["aa 11", "aa 12", "bb 21"])
 pauses = st.sampled_from([0, 1, 1000, 20_000])
 verdicts = st.sampled_from(["delivered", "retry", "wait", "hold", "dead"])
 seals = st.sampled_from([b"", b"", b"another body"])
-reasons = st.sampled_from(["503", "422", "key:0badcafe", "task:app.send", "credentials", "expired"])
-whys = st.sampled_from(["paused", "paused", "key:0badcafe", "credentials", "replay"])
+reasons = st.sampled_from(
+    ["503", "422", "key:0badcafe", "task:app.send", "worker-error:KeyError", "credentials", "expired"]
+)
+whys = st.sampled_from(["paused", "paused", "key:0badcafe", "worker-error:KeyError", "credentials", "replay"])
 
 
 class JournalMachine(JournalCourse):
@@ -184,11 +186,13 @@ class JournalMachine(JournalCourse):
                 self._end_wake()
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), length_ms=st.sampled_from([0, 5000, CLAIM_MS]))
-    def release_or_renew(self, data: st.DataObject, length_ms: int) -> None:
+    @rule(data=st.data(), length_ms=st.sampled_from([0, 5000, CLAIM_MS]), begins=st.booleans())
+    def release_or_renew(self, data: st.DataObject, length_ms: int, begins: bool) -> None:
         lane, fence, _ = self._some_claim(data)
         if length_ms:
-            assert self.journal.renew(lane, fence, length_ms / 1000) == self.model.renew(lane, fence, length_ms)
+            takeovers = self.takeovers[fence] if begins else None
+            renewed = self.model.renew(lane, fence, length_ms, takeovers)
+            assert self.journal.renew(lane, fence, length_ms / 1000, begins=takeovers) == renewed
         else:
             assert self.journal.release(lane, fence) == self.model.release(lane, fence)
 
@@ -203,12 +207,17 @@ class JournalMachine(JournalCourse):
             self.model.lanes[lane].claim.fence = fence  # type: ignore[union-attr]
         self.model.fence += len(freed)
 
-    @rule(worker=workers, deaths=st.integers(1, 5))
-    def workers_die(self, worker: str, deaths: int) -> None:
-        """Each as soon as it has claimed something."""
+    @rule(worker=workers, deaths=st.integers(1, 6), begins=st.booleans())
+    def workers_die(self, worker: str, deaths: int, begins: bool) -> None:
+        """Each as soon as it has claimed something, or has begun with it."""
         for _ in range(deaths):
+            given = len(self.claims)
             self._claim(worker, 2, drop_wake=False)
             self._end_wake()
+            for lane, fence, _ in self.claims[given:] if begins else ():
+                takeovers = self.takeovers[fence]
+                self.model.renew(lane, fence, CLAIM_MS, takeovers)
+                assert self.journal.renew(lane, fence, begins=takeovers)
             if self._living():
                 self.reclaim(worker.split()[0], set())
                 self._end_wake()

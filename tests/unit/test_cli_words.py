@@ -25,6 +25,7 @@ UUID = "01a20919-671f-7c2e-9d1b-0a4f0d1b2c3d"
         ("retries-spent:read-timeout", "its retries are spent; the last: no answer to the request"),
         ("ValueError", "its task raised ValueError"),
         ("key:1a2b3c4d", "key 1a2b3c4d is missing"),
+        ("worker-error:KeyError", "the worker failed with KeyError: its log tells where"),
         ("task:shop.publish", "no worker has the task shop.publish"),
         (f"halted:{pack_id(UUID).hex()}", f"halted by the dead letter {UUID}"),
         (f"halted:{pack_id('invoice-7').hex()}", "halted by the dead letter invoice-7"),

@@ -325,6 +325,12 @@ def test_the_clock(now: float, upstream: Any, store: Any, state: str, said: str)
         ({"dead": 2}, "warning", "2 dead letters", "fluxy-sync dead ls"),
         ({"held_for": {"halted": 1}}, "warning", "1 lane halted by a dead letter", "fluxy-sync dead ls"),
         ({"held_for": {"paused": 2}}, "warning", "2 lanes paused", "fluxy-sync resume --lane"),
+        (
+            {"held_for": {"worker-error:KeyError": 2}},
+            "failed",
+            "2 lanes held: the worker failed with KeyError",
+            "'pip check'",
+        ),
         ({"held_for": {"task:a.b": 1}}, "warning", "no worker has task a.b", "FLUXY_SYNC_IMPORTS"),
         (
             {"held_for": {"credentials": 1}},

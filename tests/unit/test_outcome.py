@@ -25,6 +25,7 @@ from fluxy_sync.outcome import (
     UnknownTask,
     Unsealable,
     Unsendable,
+    WorkerError,
     check_rules,
     outcome_of,
 )
@@ -179,6 +180,7 @@ def test_only_the_gateways_own_credentials_close_its_gate() -> None:
         (Unsealable(), Outcome(Verdict.DEAD, "corrupt")),
         (Unsealable("ab12cd34"), Outcome(Verdict.HOLD, "key:ab12cd34")),
         (UnknownTask("app.tasks.pay"), Outcome(Verdict.HOLD, "task:app.tasks.pay")),
+        (WorkerError("KeyError"), Outcome(Verdict.HOLD, "worker-error:KeyError")),
         (Unsendable("invalid-url"), Outcome(Verdict.DEAD, "invalid-url")),
     ],
     ids=lambda value: type(value).__name__,

@@ -170,9 +170,8 @@ local function unhold(lane, key, ends)
 end
 
 -- A hold that is the head's own fault goes with that head.
-local function is_heads_own(cause)
-  return cause.why == 'credentials' or string.find(cause.why, '^key:') ~= nil or string.find(cause.why, '^task:') ~= nil
-end
+local HEADS_OWN = { credentials = true, key = true, task = true, ['worker-error'] = true }
+local function is_heads_own(cause) return HEADS_OWN[string.match(cause.why, '^[^:]+')] == true end
 
 local function hex(text)
   return (string.gsub(text, '.', function(c) return string.format('%02x', string.byte(c)) end))

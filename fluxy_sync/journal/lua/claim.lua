@@ -6,8 +6,11 @@
 -- ARGV[5] prefix of the lanes' keys   [6] takeovers that kill the head   [7] wake's time to live, ms
 -- ARGV[8] an epoch, used if the journal has none yet   [9] '1' from a flush that starts: its wake token is used up
 -- Returns {'none', gate, ms until a lane comes due or -1, buried}
---      or {'run', lane, fence, the claim's length ms, retries of the head, call a helper 0|1, journal ms, epoch, buried, record...}
--- where `buried` lists lane, id, reason and record of each head that was found dead.
+--      or {'run', lane, fence, the claim's length ms, retries of the head, call a helper 0|1, journal ms, epoch,
+--          takeovers, buried, record...}
+-- where `buried` lists lane, id, reason and record of each head that was found dead, and `takeovers` how many holders in
+-- a row are gone that may have begun to send this head. A holder counts for the next one if the claim is its lane's
+-- first, or once it says that it begins (renew): of any other, the reply may have been lost on its way.
 expect(9, { [2] = 1, [3] = 1, [4] = 0, [6] = 1, [7] = 1 })
 insist(ARGV[5] == LANES, 'prefix')
 insist(string.find(ARGV[1], '^%S+ %S+$'), 'holder')
@@ -31,6 +34,13 @@ local function is_utf8(name)
   return not string.find(name, '[\128-\255]')
 end
 
+-- How many holders in a row the lane has outlived. One that claims again lives: it couldn't settle, or the reply to its
+-- claim was lost.
+local function takeovers_of(claim)
+  if not claim then return 0 end
+  return claim.holder == holder and claim.takeovers or claim.takeovers + 1
+end
+
 -- The lane that is due, and its head; buries a head that is damaged or killed too many workers.
 local function take()
   for _ = 1, 16 do
@@ -39,7 +49,7 @@ local function take()
     if not lane then return nil, -1 end
     if score > book.now then return nil, score - book.now end
     local key, claim = prefix .. lane, claim_of(lane)
-    local head, takeovers = head_of(lane, key), claim and claim.takeovers + 1 or 0
+    local head, takeovers = head_of(lane, key), takeovers_of(claim)
     if is_held(lane) then
       settle_down(lane, head) -- it was held while it was claimed, and its holder is gone
     elseif head and head.cancelled then
@@ -73,12 +83,13 @@ if state == 'unauthorized' then
 end
 
 local fence = next_fence()
-write_claim(lane, fence, takeovers, holder)
+write_claim(lane, fence, math.max(0, takeovers - 1), holder)
 redis.call('ZADD', READY, int(book.now + length_ms), lane)
 redis.call('HSETNX', COUNTS, 'epoch', ARGV[8])
 
 local answer = {
-  'run', lane, fence, length_ms, retry_of(lane, head.id).count, 0, book.now, redis.call('HGET', COUNTS, 'epoch'), buried, head.record,
+  'run', lane, fence, length_ms, retry_of(lane, head.id).count, 0, book.now, redis.call('HGET', COUNTS, 'epoch'),
+  takeovers, buried, head.record,
 }
 local most_at_once = scan_step(lane)
 local bytes, at, step, whole = #head.record, 1, 1, true
