@@ -240,9 +240,7 @@ class Store:
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise NotSent(
-                "the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'"
-            ) from error
+            raise NotSent("the store can't be reached; is it running? see 'fluxy-sync up'") from error
         return connection
 
     def close(self) -> None:
