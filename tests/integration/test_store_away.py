@@ -10,6 +10,7 @@ from celery import Celery
 
 from fluxy_sync import FluxySync, StorageUnavailable
 from fluxy_sync.app import create_app
+from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.settings import Settings
 from fluxy_sync.vault import new_key
@@ -68,6 +69,24 @@ def test_what_was_not_accepted_is_said_once(sync: FluxySync, accept: str) -> Non
         ACCEPTS[accept](sync)
     assert str(told.value).count("nothing was accepted") == 1
     assert "fluxy-sync up" in str(told.value)
+
+
+def test_the_same_is_said_of_a_store_that_went_away(tmp_path: Path) -> None:
+    """A process that was at work when it went."""
+    with EmbeddedStore(tmp_path) as store:
+        store.wait_ready()
+        sync = FluxySync(
+            Settings(redis_url=store.url, keys=new_key(), upstream="http://127.0.0.1:1", data_dir=tmp_path)
+        )
+        assert sync.queue("POST", "/x").state == "pending"
+    for read in READS.values():
+        with pytest.raises(StorageUnavailable, match="fluxy-sync up") as told:
+            read(sync)
+        assert "accepted" not in str(told.value)
+    for accept in ACCEPTS.values():
+        with pytest.raises(StorageUnavailable, match="fluxy-sync up") as told:
+            accept(sync)
+        assert str(told.value).count("nothing was accepted") == 1
 
 
 def test_nothing_is_sent_to_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
