@@ -11,8 +11,10 @@ import logging
 import weakref
 from typing import Any
 
+from billiard import get_start_method
 from celery import Celery, bootsteps
 from celery.app.trace import setup_worker_optimizations
+from celery.concurrency.prefork import TaskPool
 from celery.utils.imports import symbol_by_name
 from celery.worker.consumer import Consumer
 from kombu.utils.objects import cached_property
@@ -158,6 +160,7 @@ class WorkerStep(bootsteps.Step):
         super().__init__(worker, **options)
         _register_keys(worker.app.fluxy_engine)
         _accept_sealed(worker)
+        _leave_operations_where_spawned(worker)
         if symbol_by_name(worker.consumer_cls) is Consumer:
             worker.consumer_cls = PatientConsumer
         elif not issubclass(symbol_by_name(worker.consumer_cls), PatientConsumer):
@@ -165,6 +168,19 @@ class WorkerStep(bootsteps.Step):
                 "The worker's consumer is the app's own, %s: it ends where the broker's memory is full, or a message "
                 "can't be read; make it a subclass of fluxy_sync.consumer:PatientConsumer.", worker.consumer_cls,
             )  # fmt: skip
+
+
+def _leave_operations_where_spawned(worker: Any) -> None:
+    """What a worker's processes share, above all the lock that tells that it lives, they inherit by a fork."""
+    queues, ours = worker.app.amqp.queues, worker.app.fluxy_engine.settings.queue_name
+    is_spawned = worker.pool_start_method != "fork" or get_start_method() != "fork"
+    if ours not in queues.consume_from or not is_spawned or not issubclass(worker.pool_cls, TaskPool):
+        return
+    queues.deselect([ours])
+    logger.error(
+        "This worker delivers no operations, since its pool starts its processes anew instead of forking them; they "
+        "are kept: serve the queue %s with a worker that has worker_pool_start_method='fork', or --pool threads.", ours,
+    )  # fmt: skip
 
 
 def _accept_sealed(worker: Any) -> None:

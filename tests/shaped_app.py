@@ -155,6 +155,15 @@ def limited(it: Shape) -> Celery:
     return app
 
 
+@shape
+def spawned(it: Shape) -> Celery:
+    """Its pool's processes are begun anew, with a pickled app, instead of being forked."""
+    app = Celery("shaped", set_as_current=False)
+    it.install(app)
+    app.conf.update(it.addresses(), worker_pool_start_method="spawn")
+    return app
+
+
 def add_tasks(app: Celery) -> None:
     """Plain tasks, none of which knows of fluxy-sync."""
 

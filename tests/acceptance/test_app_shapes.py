@@ -12,12 +12,19 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 
+from fluxy_sync import FluxySync
 from fluxy_sync.operation import SYNC_OP
 from tests.conftest import ROOT, Gateway, wait_until
 from tests.shaped_app import Shape
 from tests.upstream import Upstream
 
-POOLS = {"configured_later": "prefork", "updated_later": "solo", "strict": "threads", "limited": "prefork"}
+POOLS = {
+    "configured_later": "prefork",
+    "updated_later": "solo",
+    "strict": "threads",
+    "limited": "prefork",
+    "spawned": "prefork",
+}
 LIMITED = ("limited",)
 
 
@@ -112,7 +119,9 @@ def test_an_app_does_the_same_with_install_and_without(
         app = Shape(shape, run.queue, run is runs[1]).make()
         app.finalize()
         seen.append(outcomes(app, run, shape))
-        if run is runs[1]:
+        if run is runs[1] and shape == "spawned":
+            stay_where_they_are(app, run)
+        elif run is runs[1]:
             follow_an_operation(app, run, upstream)
         app.close()
     assert seen[1] == seen[0]
@@ -127,3 +136,12 @@ def follow_an_operation(app: Celery, run: Run, upstream: Upstream) -> None:
     app.send_task(SYNC_OP, ("POST", "/by-name"), None, 0.1)
     wait_until(lambda: {r["path"] for r in upstream.requests()} == {"/first", "/last", "/by-name"}, what=run.log.name)
     assert "behind" in run.noted()
+
+
+def stay_where_they_are(app: Celery, run: Run) -> None:
+    """What can't be delivered by such a worker is kept, and the log says what to do."""
+    assert "This worker delivers no operations" in run.log.read_text()
+    operation = FluxySync(app=app).queue("POST", "/kept")
+    assert app.tasks["shape.add"].delay(2, 2).get(timeout=20) == 4
+    assert operation.state == "pending"
+    assert "fluxy_runtime" not in run.log.read_text()
