@@ -1,7 +1,10 @@
 """One tree of errors. Each message says what happened, what was kept, and what to do."""
 
 import contextlib
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOTHING_ACCEPTED = "nothing was accepted"
 
@@ -42,7 +45,7 @@ class AcceptanceUnknown(StorageUnavailable):
 
 
 @contextlib.contextmanager
-def not_accepted() -> Iterator[None]:
+def not_accepted() -> "Iterator[None]":
     """Around what accepts operations: where the store is away, the error says that nothing was accepted."""
     try:
         yield
