@@ -1,4 +1,4 @@
-"""The Celery app: ``create_app(settings)``, ``install(app)`` for a user's own, the default app and its schedule."""
+"""Our own Celery app: ``create_app(settings)``, the default app and its schedule, and the roles that serve it."""
 
 import contextlib
 import functools
@@ -7,29 +7,26 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from celery import Celery
-from celery.app.control import Control
 from kombu.entity import Queue
 
-from fluxy_sync import steward
+from fluxy_sync.cancellation import cancel_anywhere
 from fluxy_sync.engine import Engine
-from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
+from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.escaping import visible
-from fluxy_sync.flush_task import FlushTask
 from fluxy_sync.host.handover import close_to_others
-from fluxy_sync.http_task import HttpTask, send
-from fluxy_sync.kept_result import SealedApp, of_any_task
+from fluxy_sync.installation import install
+from fluxy_sync.kept_result import SealedApp
 from fluxy_sync.logs import get_logger
-from fluxy_sync.maintenance import Maintenance
-from fluxy_sync.operation import CHECK_CONNECTIVITY, FLUSH, SYNC_OP
-from fluxy_sync.sealing import CONTENT_TYPE, REDACTED, RESULT_TYPE, register_vault, result_serializer_name
+from fluxy_sync.operation import CHECK_CONNECTIVITY
+from fluxy_sync.sealing import CONTENT_TYPE, RESULT_TYPE, register_vault, result_serializer_name
 from fluxy_sync.settings import Settings, load_settings
-from fluxy_sync.tasks import SyncTask
+
+__all__ = ["cancel_anywhere", "create_app", "default_app", "install"]
 
 logger = get_logger(__name__)
 
 ROLES = ("worker", "beat", "flower")
-CELERYS_CONSUMER, OUR_CONSUMER = "celery.worker.consumer:Consumer", "fluxy_sync.consumer:PatientConsumer"
-NO_BROKER = "memory://"  # until a gateway runs: publishing wakes nobody, and nothing is accepted anyway
+NO_BROKER = "memory://"  # until a gateway runs: a name for nothing, to which the app sends nothing
 SOCKET_OPTIONS = {
     "socket_timeout": 10.0,
     "socket_connect_timeout": 2.0,
@@ -95,7 +92,6 @@ def _use_store(app: Celery, engine: Engine) -> None:
 def seal_everything(app: Celery, engine: Engine) -> None:
     """Make the sealed serializer the app's own, for messages and results."""
     name = register_vault(engine.vault, engine.settings.namespace)
-    app.send_task = functools.partial(_redact, app.send_task)
     app.conf.update(
         task_serializer=name,
         result_serializer=result_serializer_name(engine.settings.namespace),
@@ -107,114 +103,6 @@ def seal_everything(app: Celery, engine: Engine) -> None:
     if app.finalized:
         for task in app.tasks.values():
             task.serializer = name
-
-
-def install(app: Celery, *, settings: Settings | None = None, engine: Engine | None = None) -> Celery:
-    """Add the engine to a Celery app: its tasks, its steward, and journalling for ``send_task`` and ``revoke``.
-
-    The app's other tasks and its serializers stay as they are.
-
-    Raises:
-        ConfigError: a setting is missing or wrong.
-    """
-    app.fluxy_engine = engine or Engine(settings or load_settings(), reload=None if settings else load_settings)
-    namespace = app.fluxy_engine.settings.namespace
-    register_tasks(app)
-    app.steps["worker"].add(steward.StewardStep)
-    if app.conf.worker_consumer == CELERYS_CONSUMER:
-        app.conf.worker_consumer = OUR_CONSUMER
-    app.send_task = functools.partial(_send_task, app, app.send_task)
-    if not isinstance(app, SealedApp):
-        with contextlib.suppress(AttributeError):  # a property of the user's: then sealed values are shown as they are
-            app.AsyncResult = of_any_task(app.AsyncResult)
-    app.control_cls = SyncControl
-    app.__dict__.pop("control", None)
-    app.conf.task_routes = _with_route(app.conf.task_routes, {FLUSH: {"queue": f"{namespace}.sync"}})
-    if engine is None and app.fluxy_engine.settings.key_texts:
-        register_vault(app.fluxy_engine.vault, namespace)
-        accepted = set(app.conf.accept_content or ()) | {CONTENT_TYPE}
-        app.conf.accept_content = sorted(accepted)
-    return app
-
-
-def _with_route(routes: Any, ours: dict[str, Any]) -> list[Any]:
-    kept = [routes] if isinstance(routes, dict) else list(routes or ())
-    return [ours, *kept]
-
-
-def register_tasks(app: Celery) -> None:
-    """sync_op, flush and check_connectivity."""
-
-    @app.task(name=SYNC_OP, base=HttpTask, bind=True, shared=False)
-    def sync_op(self: HttpTask, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
-        """Deliver one HTTP request to the upstream, durably and in the order of its lane."""
-        return send(self, method, path, body, headers)
-
-    @app.task(name=FLUSH, base=FlushTask, bind=True, shared=False, ignore_result=True, acks_late=False)
-    def flush(self: Any) -> None:
-        """Claim lanes one after another and deliver their operations in order."""
-        try:
-            app.fluxy_runtime.flush(self.request.hostname)
-        except StorageUnavailable as error:
-            logger.error("A flush ended early: %s; claims come due by themselves.", error)
-
-    @app.task(name=CHECK_CONNECTIVITY, shared=False, ignore_result=True)
-    def check_connectivity() -> None:
-        """Tick the journal, and probe the upstream when that is due. Our beat runs it in its own process."""
-        watch = app.__dict__.get("fluxy_watch") or app.__dict__.setdefault(
-            "fluxy_watch", steward.make_watch(app, "beat", "beat")
-        )
-        watch.check()
-
-
-def _send_task(app: Celery, original: Any, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-    """``send_task`` doesn't go through ``Task.apply_async``: a SyncTask must."""
-    task = app.tasks.get(name)
-    if isinstance(task, SyncTask) and "task_type" not in options:
-        return task.apply_async(args, kwargs, **options)
-    return original(name, args, kwargs, **options)
-
-
-def _redact(original: Any, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-    """The sealed serializer hides a message's body; this hides the copies that Celery puts into its headers."""
-    return original(name, args, kwargs, **{"argsrepr": REDACTED, "kwargsrepr": REDACTED} | options)
-
-
-class SyncControl(Control):
-    """``revoke`` cancels in the journal what waits there."""
-
-    def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
-        ids = [task_id] if isinstance(task_id, str) else list(task_id)
-        left = [one for one in ids if not cancel_anywhere(self.app, one)]
-        return super().revoke(left[0] if len(left) == 1 else left, *args, **kwargs) if left else None
-
-
-def cancel_anywhere(app: Celery, operation_id: str, lane: str | None = None) -> bool:
-    """Cancel an operation on its lane, or on whichever holds it; True where it was waiting there.
-
-    Raises:
-        StorageUnavailable: the store can't be reached; nothing changed.
-    """
-    engine: Engine = app.fluxy_engine
-    for candidate in Maintenance(engine, "").candidates(operation_id, lane):
-        status, record = engine.journal.cancel(candidate, operation_id)
-        if status == "cancelled":
-            _mark_revoked(app, engine, candidate, record)
-        if status != "absent":
-            return status == "cancelled"
-    return False
-
-
-def _mark_revoked(app: Celery, engine: Engine, lane: str, record: bytes) -> None:
-    """Where results are kept, the state becomes REVOKED."""
-    stored = engine.journal.parse(record)
-    try:
-        operation = engine.open(stored, lane)
-    except FluxySyncError:
-        return  # it can't be opened here, so nobody waits for its result here
-    task = app.tasks.get(operation.task)
-    if isinstance(task, SyncTask) and task.keeps_result(operation):
-        task.backend.mark_as_revoked(stored.id, reason="cancelled", store_result=True)
 
 
 @functools.cache

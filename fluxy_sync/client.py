@@ -1,6 +1,7 @@
 """FluxySync: what a producer service uses."""
 
 import asyncio
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,8 +10,10 @@ from fluxy_sync.admin.acceptance import Unaccepted
 from fluxy_sync.app import cancel_anywhere, create_app, default_app
 from fluxy_sync.doctor import Report, examine_app
 from fluxy_sync.engine import Engine
+from fluxy_sync.errors import InvalidOperation
 from fluxy_sync.journal import DeadLetter, NewRecord, Waiting
 from fluxy_sync.journal.inventory import End
+from fluxy_sync.known_options import unknown
 from fluxy_sync.live import Live, LiveValue
 from fluxy_sync.maintenance import UNCHANGED, Maintenance, Pause, who_am_i
 from fluxy_sync.operation import DEFAULT_LANE, SYNC_OP
@@ -141,8 +144,15 @@ class FluxySync:
         return self.queue_many([operation])[0]
 
     def queue_many(self, operations: Sequence[Mapping[str, Any]]) -> list[QueuedOperation]:
-        """Accept operations, all or none, in one round trip. Each takes the arguments of ``queue`` as keys."""
+        """Accept operations, all or none, in one round trip. Each takes the arguments of ``queue`` as keys.
+
+        Raises:
+            InvalidOperation: also for a key that ``queue`` doesn't have.
+            OperationTooLarge, QueueFull, StorageUnavailable, AcceptanceUnknown: as ``queue`` does.
+        """
         task: SyncTask = self.app.tasks[SYNC_OP]
+        for operation in operations:
+            _check_keys(operation)
         records = [self._record(task, **operation) for operation in operations]
         if not records:
             return []
@@ -285,3 +295,15 @@ class FluxySync:
     def resume(self, lane: str | None = None) -> bool:
         """End a pause; False where there was none."""
         return self.maintenance.resume(lane)
+
+
+_KEYS = tuple(name for name in inspect.signature(FluxySync.queue).parameters if name != "self")
+
+
+def _check_keys(operation: Mapping[str, Any]) -> None:
+    for key in operation:
+        if key not in _KEYS:
+            raise unknown(key, _KEYS)
+    for key in ("method", "path"):
+        if key not in operation:
+            raise InvalidOperation(f"an operation has a method and a path; {key!r} is missing; nothing was accepted")

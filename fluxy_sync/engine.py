@@ -8,7 +8,7 @@ from typing import Any
 
 from fluxy_sync.credentials import credentials_of
 from fluxy_sync.delivery import Delivery
-from fluxy_sync.errors import CorruptRecord
+from fluxy_sync.errors import CorruptRecord, not_accepted
 from fluxy_sync.journal import (
     Appended,
     Journal,
@@ -165,7 +165,9 @@ class Engine:
         self, operation: Operation, lane: str, operation_id: str, *, refused: bool = False, **fields: Any
     ) -> NewRecord:
         """Seal an operation for its place in the journal; ``fields`` are NewRecord's others."""
-        return NewRecord(operation_id, lane, self.seal_bytes(operation, lane, operation_id, refused=refused), **fields)
+        with not_accepted():
+            sealed = self.seal_bytes(operation, lane, operation_id, refused=refused)
+        return NewRecord(operation_id, lane, sealed, **fields)
 
     def once_hash(self, key: str) -> bytes:
         """A once key as the journal sees it: hashed with a secret that only the ring opens (HMAC, RFC 2104).
@@ -178,9 +180,10 @@ class Engine:
         self._enter_process()
         if self._once_secret is None:
             context = once_context(self.settings.namespace)
-            store, name = self.journal.store, self.journal.keys.secret
-            store.command("SET", name, self.vault.seal(os.urandom(ONCE_SECRET_BYTES), context), "NX")
-            self._once_secret = self.vault.open(store.command("GET", name), context)
+            with not_accepted():
+                store, name = self.journal.store, self.journal.keys.secret
+                store.command("SET", name, self.vault.seal(os.urandom(ONCE_SECRET_BYTES), context), "NX")
+                self._once_secret = self.vault.open(store.command("GET", name), context)
         return hmac.digest(self._once_secret, key.encode("utf-8", "surrogatepass"), "sha256")[:ONCE_BYTES]
 
     def seal_bytes(self, operation: Operation, lane: str, operation_id: str, *, refused: bool = False) -> bytes:
@@ -221,7 +224,8 @@ class Engine:
 
     def accept(self, records: Sequence[NewRecord]) -> Appended:
         """Append records; what had to be dropped for them is said in the log."""
-        appended = self.journal.append(records)
+        with not_accepted():
+            appended = self.journal.append(records)
         if appended.dropped:
             logger.warning(
                 "The queue is full: %d of the oldest operations became dead letters for new ones.", appended.dropped

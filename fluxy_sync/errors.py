@@ -1,5 +1,13 @@
 """One tree of errors. Each message says what happened, what was kept, and what to do."""
 
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOTHING_ACCEPTED = "nothing was accepted"
+
 
 class FluxySyncError(Exception):
     """The root of every error that this library raises."""
@@ -22,7 +30,7 @@ class QueueFull(FluxySyncError):
 
 
 class StorageUnavailable(FluxySyncError):
-    """The store is down, read-only or full; nothing was accepted."""
+    """The store is down, read-only or full. A call that was to queue something has accepted nothing."""
 
 
 class AcceptanceUnknown(StorageUnavailable):
@@ -34,6 +42,19 @@ class AcceptanceUnknown(StorageUnavailable):
     def __init__(self, message: str, operation_ids: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.operation_ids = operation_ids
+
+
+@contextlib.contextmanager
+def not_accepted() -> "Iterator[None]":
+    """Around what accepts operations: where the store is away, the error says that nothing was accepted."""
+    try:
+        yield
+    except AcceptanceUnknown:
+        raise
+    except StorageUnavailable as error:
+        if NOTHING_ACCEPTED in str(error):
+            raise
+        raise StorageUnavailable(f"{error}; {NOTHING_ACCEPTED}") from error
 
 
 class Unreachable(FluxySyncError):

@@ -10,19 +10,22 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import redis
 from celery import Celery, states
-from celery.backends.base import COMPRESSED_PAYLOAD_MAGIC
-from celery.exceptions import SecurityError, TaskRevokedError
-from kombu.exceptions import ContentDisallowed, DecodeError
+from celery.backends.base import COMPRESSED_PAYLOAD_MAGIC, DisabledBackend
+from celery.exceptions import BackendError, SecurityError, TaskRevokedError
+from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
-from fluxy_sync.errors import CorruptRecord, DeliveryFailed, SealError
-from fluxy_sync.sealing import is_sealed, open_value, result_serializer_name
+from fluxy_sync.errors import CorruptRecord, DeliveryFailed, SealError, not_accepted
+from fluxy_sync.sealing import REDACTED, is_sealed, open_value, result_serializer_name
 
 LONGEST_REASON = 200
 UNREADABLE = (
     ArithmeticError, ContentDisallowed, DecodeError, LookupError, RecursionError, SecurityError, TypeError, ValueError,
 )  # fmt: skip
 """What Celery raises for a result that isn't as it should be."""
+BACKEND_AWAY = (BackendError, OperationalError, OSError, redis.RedisError)
+"""What a result backend raises that can't be reached, or refuses."""
 
 
 def not_its_result(operation_id: str, why: str) -> CorruptRecord:
@@ -51,11 +54,46 @@ def seals_results(app: Any) -> bool:
 
 
 class SealedApp(Celery):
-    """The app that is our own: each result says inside whose it is, and is believed for that task alone."""
+    """The app that is our own: all that it sends is sealed, and each result is believed for its own task alone.
+
+    Before a gateway has run here it has neither a broker nor a key: then it sends nothing.
+    """
+
+    @functools.wraps(Celery.send_task)
+    def send_task(self, name: str, *args: Any, **options: Any) -> Any:
+        was = self.conf.task_serializer
+        with not_accepted():
+            _ = self.fluxy_engine.settings.store_url  # a gateway may just have come up
+        if options.get("serializer") == was:
+            options["serializer"] = self.conf.task_serializer
+        # The serializer hides a message's body; this hides the copies that Celery puts into its headers.
+        return super().send_task(name, *args, **{"argsrepr": REDACTED, "kwargsrepr": REDACTED} | options)
+
+    def producer_or_acquire(self, producer: Any = None) -> Any:
+        if producer is None:
+            self._expect_broker()
+        return super().producer_or_acquire(producer)
+
+    def connection_or_acquire(self, connection: Any = None, *args: Any, **options: Any) -> Any:
+        if connection is None:
+            self._expect_broker()
+        return super().connection_or_acquire(connection, *args, **options)
+
+    def _expect_broker(self) -> None:
+        """What is sent without one would be gone, and nobody told.
+
+        Raises:
+            StorageUnavailable: no gateway has run here yet.
+        """
+        if not self.conf.task_always_eager:
+            _ = self.fluxy_engine.settings.store_url
 
     @property
     def backend(self) -> Any:
         backend = super().backend
+        if isinstance(backend, DisabledBackend) and self.conf.result_backend:
+            # It was asked for before a gateway ran, and Celery keeps it for the thread.
+            self._backend = backend = self._get_backend()
         if seals_results(self) and not hasattr(backend, "fluxy_reads"):
             backend.fluxy_reads = backend.get_task_meta, backend.decode
             backend.get_task_meta = functools.partial(_meta_of, *backend.fluxy_reads[:1])

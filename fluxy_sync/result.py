@@ -7,12 +7,16 @@ from typing import Any
 
 import msgspec
 from celery import states
+from celery.backends.base import DisabledBackend
 
-from fluxy_sync.errors import OperationFailed, ResultNotKept, ResultTimeout
+from fluxy_sync.errors import OperationFailed, ResultNotKept, ResultTimeout, StorageUnavailable
 from fluxy_sync.journal import Inventory
+from fluxy_sync.kept_result import BACKEND_AWAY
 from fluxy_sync.tasks import SyncTask
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.02, 0.25
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.5, 30.0
+REST, REST_ON_A_HINT = 100, 20  # times as long as a look through the lane took, before the next one
 
 
 class KeptAnswer(msgspec.Struct, frozen=True):
@@ -56,21 +60,33 @@ class ResultOf:
         """
         if self._keeps is False:
             raise self._not_kept()
+        journal, looks = self._app.fluxy_engine.journal, _Looks()
         for _ in _polls(timeout):
             meta = self._stored()
             if meta is not None and meta[0] == states.SUCCESS:
                 return self._read(*meta)
             # A failure is stored a moment before it is settled: only once it is, it is known what became of it.
-            if not self._waits():
-                meta = self._stored()  # it may just have left
-                if meta is not None:
-                    return self._read(*meta)
-                self._raise_gone()
+            if looks.is_time(hinted=meta is not None or journal.is_dead(self._id)):
+                with looks:
+                    waits = self._waits()
+                if not waits:
+                    meta = self._stored()  # it may just have left
+                    if meta is not None:
+                        return self._read(*meta)
+                    self._raise_gone()
         raise ResultTimeout(f"the operation {self._id} has no result after {timeout} s; it is kept, and goes on")
 
     def _stored(self) -> tuple[str, Any] | None:
         result = self._task.AsyncResult(self._id)
-        meta = result._get_task_meta()
+        if isinstance(result.backend, DisabledBackend):
+            raise ResultNotKept("nothing is kept of any answer: the Celery app has no result_backend")
+        try:
+            meta = result._get_task_meta()
+        except BACKEND_AWAY as error:
+            raise StorageUnavailable(
+                f"the result of {self._id} can't be read now ({type(error).__name__}); the operation goes on; is the "
+                "store running? see 'fluxy-sync up'"
+            ) from error
         return (meta["status"], meta.get("result")) if meta["status"] in states.READY_STATES else None
 
     def _waits(self) -> bool:
@@ -115,6 +131,27 @@ class ResultOf:
             f"nothing is kept of the answer to {self._id}: queue it with keep_result=True, and ask within "
             "FLUXY_SYNC_RESULT_TTL_S"
         )
+
+
+class _Looks:
+    """When to look through the lane: at once, then ever more seldom. A long lane costs the store a lot each time."""
+
+    def __init__(self) -> None:
+        self._pause_s, self._next, self._next_on_a_hint, self._began = FIRST_LOOK_S, 0.0, 0.0, 0.0
+
+    def is_time(self, *, hinted: bool) -> bool:
+        """Whether to look now; ``hinted``: something says that it left the lane."""
+        return time.monotonic() >= (self._next_on_a_hint if hinted else self._next)
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        ended = time.monotonic()
+        took_s = ended - self._began
+        self._next = ended + max(self._pause_s, REST * took_s)
+        self._next_on_a_hint = ended + REST_ON_A_HINT * took_s
+        self._pause_s = min(self._pause_s * 2, LONGEST_LOOK_S)
 
 
 def _as_bytes(value: Any) -> bytes:

@@ -106,7 +106,8 @@ def register_vault(vault: Vault, namespace: str) -> str:
 
 @signals.before_task_publish.connect
 def _begin(body: Any = None, headers: Any = None, routing_key: Any = None, **_: Any) -> None:
-    _publishing.message = body, [headers.get("task"), headers.get("id"), routing_key]
+    # By its number: a publish that fails isn't told to anybody, and would keep the whole message.
+    _publishing.message = id(body), [headers.get("task"), headers.get("id"), routing_key]
 
 
 @signals.after_task_publish.connect
@@ -115,10 +116,10 @@ def _end(**_: Any) -> None:
 
 
 def _placed(value: Any) -> Any:
-    body, place = getattr(_publishing, "message", (None, []))
-    if body is None or value is not body or not isinstance(body, tuple):
+    number, place = getattr(_publishing, "message", (None, []))
+    if number != id(value) or not isinstance(value, tuple):
         return value
-    args, kwargs, embed = body
+    args, kwargs, embed = value
     return args, kwargs, {**embed, PLACE: place}
 
 

@@ -305,7 +305,7 @@ class Settings(BaseSettings):
         if self.redis_url is None:
             raise StorageUnavailable(
                 f"no store is running under {self.data_dir}: start one with 'fluxy-sync up', "
-                "or set FLUXY_SYNC_REDIS_URL; nothing was accepted"
+                "or set FLUXY_SYNC_REDIS_URL"
             )
         return self.redis_url.get_secret_value()
 

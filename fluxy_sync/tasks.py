@@ -41,6 +41,7 @@ from fluxy_sync.expiry import deadline_at, is_out_of_reach
 from fluxy_sync.journal import NewRecord, StoredRecord
 from fluxy_sync.journal.record import INVALID
 from fluxy_sync.kept_result import of_sync_task, seals_results
+from fluxy_sync.known_options import check_options
 from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import (
     DEFAULT_LANE,
@@ -211,6 +212,8 @@ class SyncTask(Task):
         now = _under_way.get()
         if now is not None and task_id == now.id and not now.answered:
             return self._retry_under_way(now, args or (), kwargs or {}, options)
+        if now is None or not now.answered:  # a later step was accepted with its first one
+            check_options(options, options.get("stamped_headers") or ())
         if keep_result:
             options["ignore_result"] = False
         if self.app.conf.task_always_eager:

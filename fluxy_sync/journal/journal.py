@@ -45,7 +45,7 @@ DURABLE_TIME_S = 2.0
 SCRIPTS = (
     "append", "claim", "settle", "release", "renew", "reclaim", "bury", "cancel", "find", "gate", "wake", "tick",
     "probe", "snapshot", "hold", "clear", "page", "letters", "replay", "accept", "drop", "reseal", "reseal_letter",
-    "audit", "swap", "recount_lane", "recount",
+    "audit", "swap", "recount_lane", "recount", "seek",
 )  # fmt: skip
 
 P = ParamSpec("P")

@@ -261,12 +261,10 @@ class Store:
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise NotSent(
-                "the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'"
-            ) from error
+            raise NotSent("the store can't be reached; is it running? see 'fluxy-sync up'") from error
         except NO_STORE as error:
             self._local.connection.disconnect()
-            raise NotSent("what answers is no store; nothing was accepted; check FLUXY_SYNC_REDIS_URL") from error
+            raise NotSent("what answers is no store; check FLUXY_SYNC_REDIS_URL") from error
         return connection
 
     def close(self) -> None:

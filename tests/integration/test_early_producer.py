@@ -66,3 +66,18 @@ def test_all_its_messages_are_sealed(app: Any, store: EmbeddedStore) -> None:
     assert all(MARKER.encode() not in base64.b64decode(message["body"]) for message in messages)
     assert {task.serializer for task in app.tasks.values()} == {app.conf.task_serializer}
     sync.engine.journal.store.close()
+
+
+@pytest.mark.parametrize("send", ["delay", "send_task"])
+def test_its_first_message_is_sealed(app: Any, store: EmbeddedStore, send: str) -> None:
+    """A plain task is what tells it that there is a gateway now."""
+    if send == "delay":
+        app.tasks["shop.plain"].delay(MARKER)
+    else:
+        app.send_task("shop.plain", (MARKER,))
+    client: Any = app.fluxy_engine.journal.store.client
+    (message,) = [json.loads(m) for m in client.lrange("fluxy.tasks", 0, -1)]
+    assert message["content-type"] == CONTENT_TYPE
+    assert MARKER.encode() not in base64.b64decode(message["body"])
+    assert MARKER not in json.dumps(message)
+    app.fluxy_engine.journal.store.close()

@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import pickle
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,24 @@ from celery import Celery, states
 from celery.result import AsyncResult, GroupResult
 from pydantic import SecretStr
 
-from fluxy_sync import FluxySync, OperationFailed, ResultTimeout, SyncTask, install
+from fluxy_sync import (
+    FluxySync,
+    OperationFailed,
+    ResultNotKept,
+    ResultTimeout,
+    StorageUnavailable,
+    SyncTask,
+    install,
+)
 from fluxy_sync.app import create_app
+from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, DeliveryFailed, UnknownKey
+from fluxy_sync.journal import Claim
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.rotation import Rotation
 from fluxy_sync.sealing import SEALED_VALUE, register_vault, result_serializer_name, seal_value
-from fluxy_sync.settings import Settings
+from fluxy_sync.settings import GATEWAY_FILE, KEYS_FILE, Settings
 from fluxy_sync.vault import Vault, new_key
 from tests.upstream import free_port
 
@@ -324,3 +337,70 @@ def test_a_result_that_asks_for_all_memory_is_refused(ours: Celery, store: "redi
     for one in readers(ours, "bomb"):
         with pytest.raises(CorruptRecord, match="can't be read"):
             _ = one.result
+
+
+def test_a_wait_costs_little_where_much_is_behind_it(shop: Celery, settings: Settings) -> None:
+    """20,000 operations on the lane: it is looked through once or twice, not at each poll; the answer comes at once."""
+    sync = FluxySync(app=shop)
+    operation = sync.queue("POST", "/first", keep_result=True)
+    for _ in range(4):
+        sync.queue_many([{"method": "POST", "path": "/behind"}] * 5_000)
+    with redis.Redis.from_url(settings.store_url) as client:
+        before = client.info("commandstats")["cmdstat_lrange"]["calls"]
+        with pytest.raises(ResultTimeout):
+            operation.get(timeout=3)
+        once = client.info("commandstats")["cmdstat_lrange"]["calls"] - before
+        assert once < 2.5 * 20_000 / 128
+        answer = {"status": 200, "headers": {}, "body": "late"}
+        sealed = meta_of(operation.id, seal_value(sync.engine.vault, answer, operation.id))
+        threading.Timer(0.5, put, (client, operation.id, sealed)).start()
+        began = time.monotonic()
+        assert operation.get(timeout=20).body == b"late"
+        assert time.monotonic() - began < 5
+
+
+def test_what_left_while_somebody_waits_is_told(shop: Celery) -> None:
+    """Dropped from the queue, or dead: the wait ends in seconds, not at its timeout."""
+    sync = FluxySync(app=shop)
+    operation = sync.queue("POST", "/goes", keep_result=True)
+    threading.Timer(0.3, sync.clear_queue).start()
+    with pytest.raises(OperationFailed) as told:
+        operation.get(timeout=20)
+    assert told.value.reason == "cancelled"
+    late = sync.queue("POST", "/dies", keep_result=True)
+    claim = sync.engine.journal.claim("w 1")
+    assert isinstance(claim, Claim)
+    threading.Timer(
+        0.6, sync.engine.journal.settle, ("default", claim.fence, late.id, "dead"), {"reason": "422"}
+    ).start()
+    with pytest.raises(OperationFailed) as told:
+        late.get(timeout=20)
+    assert told.value.reason == "422"
+
+
+def test_an_app_without_a_result_backend_keeps_nothing(settings: Settings) -> None:
+    """``get`` says so in our words."""
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    install(app, settings=settings)
+    with pytest.raises(ResultNotKept, match="result_backend"):
+        FluxySync(app=app).queue("POST", "/x", keep_result=True).get(timeout=1)
+    app.close()
+
+
+def test_a_wait_works_in_the_thread_that_asked_too_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a gateway ran it raises; once one runs, the same thread gets its answers."""
+    for name in [name for name in os.environ if name.startswith("FLUXY_SYNC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FLUXY_SYNC_DATA_DIR", str(tmp_path))
+    sync = FluxySync(app=create_app())
+    _ = sync.app.backend
+    with pytest.raises(StorageUnavailable):
+        sync.operation("an-id").get(timeout=0.1)
+    with EmbeddedStore(tmp_path) as store:
+        (tmp_path / KEYS_FILE).write_text(new_key())
+        told = {"redis_url": store.url, "namespace": "fluxy", "upstream": "http://127.0.0.1:1"}
+        (tmp_path / GATEWAY_FILE).write_text(json.dumps(told))
+        operation = sync.queue("POST", "/x", keep_result=True)
+        sync.app.backend.store_result(operation.id, ANSWER, states.SUCCESS)
+        assert operation.get(timeout=5).body == b"forged"
+        sync.engine.journal.store.close()
