@@ -184,10 +184,10 @@ def append_only(bench: Bench) -> None:
     for n in range(bench.run.scale(5, 60)):
         files = sorted((folder / "store" / "appendonlydir").iterdir())
         path = files[n % len(files)]
-        for kind, data in bench.garbage.values(path.read_bytes(), most=1):
-            put(path, kind, data)
-            what = f"{kind} in {path.name}: {data[:60]!r}"
-            bench.only_ours(what, lambda: start_and_end(folder))
+        kind, data = bench.garbage.one(path.read_bytes())
+        put(path, kind, data)
+        what = f"{kind} in {path.name}: {data[:60]!r}"
+        bench.only_ours(what, lambda: start_and_end(folder))
     found = bench.only_ours("repairs", lambda: repairs(folder))
     bench.run.check(found is not NOTHING, "the repairs can't be read")
     offline(bench, folder, "repairs", "doctor --json", "doctor")
