@@ -8,7 +8,7 @@ import redis
 
 from tests.chaos.trial import Run
 
-HUGE_BYTES, HUGER_BYTES = 1024 * 1024, 32 * 1024 * 1024
+HUGE_BYTES, HUGER_BYTES = 1024 * 1024, 4 * 1024 * 1024
 STEERING = b"\x1b[2J\x1b]0;owned\x07\r\nINFO forged line\x9b31m\xc2\x9b2J\xe2\x80\xae"
 BEYOND = (
     b"9" * 400, b"-1", b"0", b"1e308", b"-1e400", b"nan", b"inf", b"9223372036854775807", b"1" + b"0" * 15, b"0x10",
@@ -63,13 +63,18 @@ class Garbage:
         if kind == HUGE:
             return (was or b"A") * (self._run.scale(HUGE_BYTES, HUGER_BYTES) // max(1, len(was)))
         if kind == ELSEWHERE:
-            return self.chance.choice([*self._elsewhere(), b""])
+            return self.chance.choice([value for value in self._elsewhere() if value != was] or [b""])
         return KINDS[kind](was, self.chance) if kind in KINDS else b""
 
     def values(self, was: bytes = b"", *, most: int = 4) -> Iterator[tuple[str, bytes]]:
         """Kind and bytes, one after another."""
         for kind in self.kinds(most=most):
             yield kind, self.bytes_of(kind, was)
+
+    def one(self, was: bytes = b"") -> tuple[str, bytes]:
+        """Kind and bytes, by chance."""
+        kind = self.chance.choice([*KINDS, HUGE, ELSEWHERE, ABSENT])
+        return kind, self.bytes_of(kind, was)
 
     # --- a key of the store
 

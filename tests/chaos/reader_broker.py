@@ -163,7 +163,8 @@ def invented_events(bench: Bench) -> Iterator[bytes]:
         task = {"uuid": bench.here.forger.id(), "name": "forged"} if kind.startswith("task") else {}
         some = FIELDS if kind == "worker-heartbeat" else bench.run.chance.sample(FIELDS, 4)
         for field in bench.run.scale(some, FIELDS):
-            for n, value in enumerate(ODD_VALUES):
+            values = ODD_VALUES if kind == "worker-heartbeat" else bench.run.chance.sample(ODD_VALUES, 3)
+            for n, value in enumerate(values):  # not too many: there is room for so many workers alone
                 event = event_of(kind, f"sync@{kind} {field} {n}") | task | {field: value}
                 yield message(json.dumps(event).encode(), {})
         yield message(json.dumps([event_of(kind, "sync@several") | task] * 3).encode(), {})

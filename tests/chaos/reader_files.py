@@ -184,10 +184,10 @@ def append_only(bench: Bench) -> None:
     for n in range(bench.run.scale(5, 60)):
         files = sorted((folder / "store" / "appendonlydir").iterdir())
         path = files[n % len(files)]
-        for kind, data in bench.garbage.values(path.read_bytes(), most=1):
-            put(path, kind, data)
-            what = f"{kind} in {path.name}: {data[:60]!r}"
-            bench.only_ours(what, lambda: start_and_end(folder))
+        kind, data = bench.garbage.one(path.read_bytes())
+        put(path, kind, data)
+        what = f"{kind} in {path.name}: {data[:60]!r}"
+        bench.only_ours(what, lambda: start_and_end(folder))
     found = bench.only_ours("repairs", lambda: repairs(folder))
     bench.run.check(found is not NOTHING, "the repairs can't be read")
     offline(bench, folder, "repairs", "doctor --json", "doctor")
@@ -211,7 +211,7 @@ def repair_notes(bench: Bench) -> None:
 def store_log(bench: Bench) -> None:
     """What the server is said to have logged as it ended: `up` tells it, on one line, and starts it again."""
     with gateway_that_repeats(bench, b"a line") as (folder, output):
-        for kind, data in bench.garbage.values(b"a line\n", most=2):
+        for kind, data in (bench.garbage.one(b"a line\n") for _ in range(bench.run.scale(2, 6))):
             with (folder / "log" / "store.log").open("ab") as log:
                 log.write(b"\n" + data + b"\n" + STEERING + b"\n")
             pid = wait_until(lambda: store_of(folder), PATIENCE_S, "the store to run")
@@ -317,7 +317,7 @@ def kernel(bench: Bench) -> None:
 
 def output(bench: Bench) -> None:
     """What a child of `up` writes is shown line by line, and steers no terminal."""
-    written = [STEERING, *(data[: 2 * 1024 * 1024] for _, data in bench.garbage.values(b"a line\n", most=8))]
+    written = [STEERING, *(data[: 200 * 1024] for _, data in bench.garbage.values(b"a line\n", most=8))]
     with gateway_that_repeats(bench, b"\n".join(written)) as (_, output):
         bench.clean(output(), f"garbage in a child's output: {[data[:60] for data in written]}")
 
