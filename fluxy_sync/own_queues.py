@@ -82,13 +82,15 @@ def _is_of_user(error: BaseException) -> bool:
 def _is_readable(message: Any, app: Any) -> bool:
     """Whether Celery's own strategy and request can make anything of it."""
     try:
-        headers, body = message.headers, message.body
+        headers, body, decoded = message.headers, None, True
         if "task" not in headers:
-            (_, _, _), headers, *_ = proto1_to_proto2(message, message.payload)
+            body, headers, *_ = proto1_to_proto2(message, message.payload)
         elif "args" in message.payload:
-            (_, _, _), headers, *_ = hybrid_to_proto2(message, message.payload)
+            body, headers, *_ = hybrid_to_proto2(message, message.payload)
+        else:
+            decoded = False
         task = app.tasks[headers["task"]]
-        request = Request(message, app=app, task=task, body=body, headers=headers, decoded=True, utc=True)
+        request = Request(message, app=app, task=task, body=body, headers=headers, decoded=decoded)
         hash(request.id)
     except Exception:  # noqa: BLE001 -- whatever it is, it comes from the message alone
         return False

@@ -1,11 +1,16 @@
 """A broker of its own, beside the store: RabbitMQ from Debian's package."""
 
+import bz2
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kombu import Connection
 
 from fluxy_sync import FluxySync
+from fluxy_sync.compression import MOST_BYTES
+from fluxy_sync.operation import FLUSH, SYNC_OP
 from tests.command_line import environment, fluxy_sync
 from tests.conftest import Gateway, wait_until
 from tests.rabbitmq import IS_INSTALLED, RabbitMq
@@ -61,6 +66,31 @@ def test_nothing_is_lost_or_reordered_when_the_broker_dies(
     verdict = judge(accepted, upstream.requests())
     assert verdict.ok, str(verdict)
     assert broker.waiting(gateway.settings().queue_name) <= 2
+    assert gateway.processes["worker"].poll() is None
+
+
+def test_no_message_ends_a_worker(broker: RabbitMq, gateway: Gateway, upstream: Upstream) -> None:
+    """Whoever can write to the broker sends what no worker can read, or what asks for all memory: it is dropped."""
+    upstream.start()
+    gateway.start("worker")
+    head: dict[str, Any] = {"task": SYNC_OP, "id": "1"}
+    flush = {"task": FLUSH, "id": "1", "eta": 7, "timelimit": 5}
+    bomb = head | {"compression": "bzip2"}
+    with Connection(broker.url) as connection:
+        producer = connection.Producer()
+        for headers, body in (
+            (head, b"\xff"), (head, b"5"), (flush, b"[[], {}, {}]"), (bomb, bz2.compress(bytes(MOST_BYTES + 1))),
+            ({"task": ["x"], "id": "1"}, b""), ({"task": FLUSH, "id": ["x"]}, b"[[], {}, {}]"), ({}, b"[]"),
+        ):  # fmt: skip
+            producer.publish(
+                body, routing_key=gateway.settings().queue_name, headers=headers,
+                content_type="application/json", content_encoding="utf-8",
+            )  # fmt: skip
+    sync = FluxySync(gateway.settings())
+    sync.queue("POST", "/after")
+    wait_until(lambda: [request["path"] for request in upstream.requests()] == ["/after"])
+    wait_until(lambda: "larger than" in gateway.log("worker"))
+    wait_until(lambda: broker.waiting(gateway.settings().queue_name) == 0)
     assert gateway.processes["worker"].poll() is None
 
 
