@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -256,6 +257,20 @@ class PatientConsumer(Consumer):
             for _ in range(len(transport._avail_channels)):
                 transport._avail_channels.pop().close()
         return connected
+
+
+def drop_connection(connection: Any) -> None:
+    """Let a consumer's connection to a Redis behind sentinels end: it notices by itself, and connects anew."""
+    transport = getattr(connection, "transport", None)
+    if not isinstance(transport, kombu_redis.SentinelTransport):
+        return
+    for channel in list(transport.channels):
+        for name in ("client", "subclient"):  # as far as they were made
+            wire = getattr(channel.__dict__.get(name), "connection", None)
+            sock = getattr(wire, "_sock", None)
+            if sock is not None:
+                with contextlib.suppress(OSError):  # it has ended already
+                    sock.shutdown(socket.SHUT_RDWR)
 
 
 def _ensure_soon(

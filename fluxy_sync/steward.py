@@ -15,6 +15,7 @@ from celery.worker.control import Panel, control_command, inspect_command
 from kombu.utils.url import sanitize_url
 
 from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Prober, ProbeResult, Watch
+from fluxy_sync.consumer import drop_connection
 from fluxy_sync.delivery import boottime, can_be_taken_by_others
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.events import TaskEvents
@@ -138,6 +139,7 @@ class Steward(threading.Thread):
         self._due_looks = 0
         self._without_broker: list[threading.Thread] = []
         self._lock_files_failed = False
+        self._generation: int | None = None
 
     @property
     def _watch(self) -> Watch:
@@ -217,6 +219,7 @@ class Steward(threading.Thread):
         self._reclaim_dead_workers()
         self._reclaim_dead_children()
         self._look_through_door()
+        self._leave_deposed_broker()
         tick = self._watch.tick()
         if tick.beat_age_s is None or tick.beat_age_s > BEAT_SILENCE_S:
             self._watch.check(tick)
@@ -259,6 +262,13 @@ class Steward(threading.Thread):
                 pass
         except StorageUnavailable as error:
             logger.error("A flush ended early: %s; claims come due by themselves.", error)
+
+    def _leave_deposed_broker(self) -> None:
+        """Tokens come to the primary that the sentinels have made: the consumer connects anew."""
+        generation, before = self._journal.store.generation, self._generation
+        self._generation = generation
+        if before is not None and before != generation:
+            drop_connection(self._worker.consumer.connection)
 
     def _agree(self, tick: Tick) -> None:
         """Make the consumer agree with the gate: on level, as a broadcast may have been lost."""

@@ -33,10 +33,23 @@ def spare(app: Any, took_s: float) -> None:
     app.__dict__["fluxy_broker_again"] = time.monotonic() + min(SPARED_TIMES * took_s, SPARED_S)
 
 
+def leave_deposed(app: Any) -> None:
+    """Drop what is connected to a broker that the sentinels have deposed: its messages would reach nobody."""
+    if not str(app.conf.broker_url).startswith("sentinel:"):
+        return
+    with contextlib.suppress(StorageUnavailable):  # then whoever publishes finds out
+        generation = app.fluxy_engine.journal.store.generation
+        if app.__dict__.setdefault("fluxy_generation", generation) != generation:
+            app.__dict__["fluxy_generation"] = generation
+            if app.pool.limit:  # else each connection is used once
+                app.pool.resize(app.pool.limit, ignore_errors=True, reset=True)
+
+
 def wake(app: Any) -> bool:
     """Publish one wake token. A failure costs nothing, the next tick comes: then it is False."""
     if is_spared(app):
         return False
+    leave_deposed(app)
     began = time.monotonic()
     queue = app.fluxy_engine.settings.queue_name
     redacted = {"argsrepr": REDACTED, "kwargsrepr": REDACTED}
@@ -69,5 +82,6 @@ def tokens_waiting(connection: Any, queue: str) -> int:
 
 def queue_is_empty(app: Any) -> bool:
     """Whether no token waits in the broker."""
+    leave_deposed(app)
     with app.connection_or_acquire() as connection:
         return tokens_waiting(connection, app.fluxy_engine.settings.queue_name) == 0
