@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from celery import bootsteps, current_app, signals
 from celery.worker.control import Panel, control_command, inspect_command
+from celery.worker.state import active_requests, reserved_requests
 from kombu.utils.url import sanitize_url
 
 from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Prober, ProbeResult, Watch
@@ -22,11 +23,13 @@ from fluxy_sync.events import TaskEvents
 from fluxy_sync.flush import Flush, Keeper
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
-from fluxy_sync.tokens import broker_errors, is_spared, queue_is_empty, spare, wake
+from fluxy_sync.operation import FLUSH
+from fluxy_sync.tokens import any_waits, broker_errors, is_spared, queue_is_empty, spare, wake
 
 logger = logging.getLogger(__name__)
 
 CONSUME = "fluxy_consume"
+MOST_QUEUES = 8  # that are looked at each second, while a flush runs and no process is free
 PATIENCE_LOOKS = 3  # a lane that is due for so many looks wasn't taken up by any token
 
 
@@ -224,6 +227,7 @@ class Steward(threading.Thread):
         if tick.beat_age_s is None or tick.beat_age_s > BEAT_SILENCE_S:
             self._watch.check(tick)
         self._agree(tick)
+        self._incarnation.others_wait = self._others_wait()
         self._wake_without_broker(tick)
 
     def _wake_without_broker(self, tick: Tick) -> None:
@@ -243,12 +247,28 @@ class Steward(threading.Thread):
                 pool.apply_async, flush_here, (hostname,), callback=_ignore, accept_callback=_ignore
             )
 
+    def _others_wait(self) -> bool:
+        """Whether other messages wait behind a flush: no process is free for them, and one flushes."""
+        try:
+            active, reserved = [*active_requests], [*reserved_requests]
+        except RuntimeError:  # they changed meanwhile: the next look is soon enough
+            return False
+        if all(request.name != FLUSH for request in active):
+            return False
+        if len(active) < (self._worker.consumer.pool.num_processes or 1):
+            return False
+        if any(request.name != FLUSH for request in reserved if request not in active):
+            return True
+        # Where nothing is prefetched, or the loop itself runs the flush, they wait in the broker.
+        others = [name for name in self._app.amqp.queues.consume_from if name != self._queue]
+        return any_waits(self._app, others[:MOST_QUEUES])
+
     def _flush_beside_pool(self) -> None:
         """Deliver in threads of this process: while Celery waits for a broker, it feeds no pool that has an event loop.
 
         One more at each look, until there are as many as the pool has processes.
         """
-        if len(self._without_broker) >= max(self._worker.consumer.pool.num_processes or 1, 1):
+        if len(self._without_broker) >= (self._worker.concurrency or 1):
             return
         if not self._without_broker:
             logger.warning("The broker is away: this worker delivers without it.")
@@ -305,9 +325,9 @@ class Steward(threading.Thread):
         """Workers that died on this machine. Where that can't be seen, their lanes come due by themselves."""
         try:
             found = self._incarnation.dead_ones()
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             if not self._lock_files_failed:
-                logger.error("The lock files of other workers can't be read (%s).", error.strerror)
+                logger.error("The lock files of other workers can't be read (%s).", error)
             self._lock_files_failed = True
             return []
         self._lock_files_failed = False
@@ -315,7 +335,7 @@ class Steward(threading.Thread):
 
     def _reclaim_dead_children(self) -> None:
         own = {pid for incarnation, pid in self._journal.holders() if incarnation == self._incarnation.id}
-        alive = [pid for pid in own if _is_alive(pid)]
+        alive = [pid for pid in own if is_alive(pid)]
         if len(alive) < len(own):
             # With no process left alive, the parent's own id keeps the list from meaning "all of them".
             count = self._journal.reclaim(self._incarnation.id, [*alive, os.getpid()])
@@ -328,7 +348,7 @@ def _ignore(*_: Any, **__: Any) -> None:
     """A pool calls back; nothing is to be done then."""
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process of this worker lives. A zombie doesn't, and the pool may take seconds to reap it."""
     if pid == os.getpid():
         return True

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -85,3 +86,17 @@ def queue_is_empty(app: Any) -> bool:
     leave_deposed(app)
     with app.connection_or_acquire() as connection:
         return tokens_waiting(connection, app.fluxy_engine.settings.queue_name) == 0
+
+
+def any_waits(app: Any, queues: Iterable[str]) -> bool:
+    """Whether a message waits in one of these queues; False where the broker can't say."""
+    if is_spared(app):
+        return False
+    leave_deposed(app)
+    began = time.monotonic()
+    try:
+        with app.connection_or_acquire() as connection:
+            return any(tokens_waiting(connection, queue) for queue in queues)
+    except broker_errors(app):
+        spare(app, time.monotonic() - began)
+        return False
