@@ -6,25 +6,27 @@ where a store takes no writes during a failover. It also ends with a message tha
 would every worker after it. Whoever can write to the broker can send one; here it is dropped.
 """
 
-import bz2
 import contextlib
-import lzma
+import functools
+import math
+import socket
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery.worker.consumer import Consumer
 from celery.worker.state import task_ready
-from kombu import compression
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import ConnectionError as StoreAway
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from fluxy_sync.compression import MOST_BYTES as MOST_BYTES
+from fluxy_sync.compression import bound_decompression as bound_decompression
 from fluxy_sync.held_messages import HeldMessages
 from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import OWN_MESSAGES
+from fluxy_sync.own_queues import blames_message, is_own, mark_own
 from fluxy_sync.sealing import CONTENT_TYPE, missing_key
 
 logger = get_logger(__name__)
@@ -34,8 +36,13 @@ REFUSAL_PAUSE_S = 1.0
 UNREADABLE = "A message that can't be read was dropped (%s)."
 MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 """What code that trusts a message raises for one that isn't as it should be."""
-MOST_BYTES = 64 * 1024 * 1024
-"""What a compressed message may become: a few bytes can ask for all memory."""
+MOST_PAUSE_S = 2.0
+"""Between two attempts to reach the broker; by itself Celery waits up to 30 s."""
+PAUSE_STEP_S = 0.2
+
+
+class Unreadable(Exception):
+    """kombu can't make a message of what came. It never leaves the channel."""
 
 
 @contextlib.contextmanager
@@ -58,42 +65,14 @@ def refusal_as_outage() -> Iterator[None]:
         raise StoreAway("the store refuses for now") from error
 
 
-def is_message(raw: Any) -> bool:
-    """Whether it has the parts by which kombu and Celery handle a message; what they hold is read later."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("properties"), dict):
-        return False
-    properties = raw["properties"]
-    delivery = properties.get("delivery_info")
-    known = properties.get("body_encoding") in (None, "base64")
-    if not (known and isinstance(delivery, dict) and isinstance(raw.get("headers") or {}, dict)):
-        return False
-    texts = [properties.get("delivery_tag"), delivery.get("exchange"), delivery.get("routing_key")]
-    may_be_missing = [raw.get(name) for name in ("body", "content-type", "content-encoding")]
-    return all(isinstance(text, str) for text in texts + [text for text in may_be_missing if text is not None])
-
-
-def _bounded(decompressor: Callable[[], Any]) -> Callable[[bytes], bytes]:
-    def decompress(body: bytes) -> bytes:
-        one = decompressor()
-        found: bytes = one.decompress(body, MOST_BYTES)
-        if not one.eof:
-            raise ValueError(f"it isn't whole, or larger than {MOST_BYTES:,} bytes once it is decompressed")
-        return found
-
-    return decompress
-
-
-def bound_decompression() -> None:
-    """Let kombu, which decompresses each message that says so before anybody looks at it, stop at a size."""
-    compression.register(zlib.compress, _bounded(zlib.decompressobj), "application/x-gzip", ["gzip", "zlib"])
-    compression.register(bz2.compress, _bounded(bz2.BZ2Decompressor), "application/x-bz2", ["bzip2", "bzip"])
-    compression.register(lzma.compress, _bounded(lzma.LZMADecompressor), "application/x-lzma", ["lzma", "xz"])
-
-
 class QoS(kombu_redis.QoS):
     """kombu's, that goes on without its notes. A wake token is worth nothing: it may get lost."""
 
-    def append(self, message: Any, delivery_tag: str) -> None:
+    def append(self, message: Any, delivery_tag: Any) -> None:
+        delivery = message.delivery_info
+        is_noted = isinstance(delivery, dict) and {"exchange", "routing_key"} <= delivery.keys()
+        if not is_noted or isinstance(delivery_tag, bool) or not isinstance(delivery_tag, str | int | float):
+            raise Unreadable("what it says of its delivery")
         try:
             super().append(message, delivery_tag)
         except OutOfMemoryError:
@@ -112,33 +91,57 @@ class QoS(kombu_redis.QoS):
             super().restore_visible(*args, **kwargs)
 
 
-class Channel(kombu_redis.Channel):
-    """kombu's, on which a binding that was stored earlier will do, and what isn't a message does nothing."""
+class Message(virtual.Message):
+    """kombu's, that tells a message which can't be read from whatever else may fail."""
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        channel.is_decoding = False
+        try:
+            super().__init__(payload, channel=channel, **kwargs)
+        except MALFORMED as error:
+            raise Unreadable(type(error).__name__) from error
+
+
+class _Patient:
+    """A channel on which a binding that was stored earlier will do, and what isn't a message does nothing."""
 
     QoS = QoS
+    Message = Message
+    is_decoding = False  # until kombu has made a value of the bytes that came
 
     def _queue_bind(self, *args: Any, **kwargs: Any) -> None:
         with without_memory():
-            super()._queue_bind(*args, **kwargs)
+            super()._queue_bind(*args, **kwargs)  # type: ignore[misc]
 
     def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)
-        except (RecursionError, ValueError) as error:  # it isn't JSON
-            logger.error(UNREADABLE, type(error).__name__)
-            return True
+        return self._passing_over(super()._brpop_read, **options)  # type: ignore[misc]
 
     def _receive_one(self, *args: Any) -> Any:
-        try:
-            return super()._receive_one(*args)
-        except RecursionError as error:  # other broadcasts that can't be read kombu passes over by itself
-            logger.error(UNREADABLE, type(error).__name__)
-            return True
+        return self._passing_over(super()._receive_one, *args)  # type: ignore[misc]
 
-    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
-        super().basic_consume(queue, *args, **kwargs)
-        callbacks = self.connection._callbacks
-        callbacks[queue] = _checked(callbacks[queue])
+    def _passing_over(self, read: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        self.is_decoding = True
+        try:
+            return read(*args, **options)
+        except Unreadable as error:
+            logger.error(UNREADABLE, error)
+        except (RecursionError, ValueError) as error:  # it isn't JSON
+            if not self.is_decoding:
+                raise  # what was done with the message failed
+            logger.error(UNREADABLE, type(error).__name__)
+        return True
+
+
+class Channel(_Patient, kombu_redis.Channel):
+    """kombu's for one Redis."""
+
+
+class SentinelChannel(_Patient, kombu_redis.SentinelChannel):
+    """kombu's for a Redis behind sentinels."""
+
+
+PATIENT: dict[Any, type] = {kombu_redis.Channel: Channel, kombu_redis.SentinelChannel: SentinelChannel}
+"""By kombu's own. All other transports work as they are."""
 
 
 @contextlib.contextmanager
@@ -160,20 +163,10 @@ def written_jobs_kept(pool: Any) -> Iterator[None]:
         jobs.update(written)
 
 
-def _checked(callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def take(raw: Any) -> Any:
-        if is_message(raw):
-            return callback(raw)
-        return logger.error(UNREADABLE, "it isn't a message")
-
-    return take
-
-
 class PatientConsumer(Consumer):
     """Celery's consumer, on such channels where the broker is a Redis."""
 
     def __init__(self, on_task_request: Callable[[Any], None], *args: Any, **kwargs: Any) -> None:
-        bound_decompression()
         self._run = on_task_request
         self._held = HeldMessages(self)
         super().__init__(self._run_or_keep, *args, **kwargs)
@@ -186,6 +179,7 @@ class PatientConsumer(Consumer):
                 super().start(parent)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        mark_own(self.task_consumer, self.app.fluxy_engine.settings)
         handle = super().create_task_handler(*args, **kwargs)
 
         def handle_or_drop(message: Any) -> Any:
@@ -195,6 +189,8 @@ class PatientConsumer(Consumer):
                     return self._keep(message, key)
                 return handle(message)
             except MALFORMED as error:
+                if not is_own(message) or not blames_message(error, message, self.app):
+                    raise
                 logger.error(UNREADABLE, type(error).__name__, exc_info=True)
                 if not message.acknowledged:
                     message.ack_log_error(logger, self.connection_errors)
@@ -227,11 +223,67 @@ class PatientConsumer(Consumer):
             super().on_close()
 
     def ensure_connected(self, conn: Any) -> Any:
-        connected = super().ensure_connected(conn)
+        limits = self.app.conf.broker_connection_max_retries
+        conn.ensure_connection = functools.partial(_ensure_soon, conn.ensure_connection, len(conn.alt), limits)
+        try:
+            connected = super().ensure_connected(conn)
+        finally:
+            del conn.ensure_connection
         transport = connected.transport
-        if type(transport).Channel is kombu_redis.Channel:
-            transport.Channel = Channel
+        patient = PATIENT.get(getattr(transport, "Channel", None))
+        if patient is not None:
+            transport.Channel = patient
             # The one that was made with the connection isn't in use yet.
             for _ in range(len(transport._avail_channels)):
                 transport._avail_channels.pop().close()
         return connected
+
+
+def drop_connection(connection: Any) -> None:
+    """Let a consumer's connection to a Redis behind sentinels end: it notices by itself, and connects anew."""
+    transport = getattr(connection, "transport", None)
+    if not isinstance(transport, kombu_redis.SentinelTransport):
+        return
+    for channel in list(transport.channels):
+        for name in ("client", "subclient"):  # as far as they were made
+            wire = getattr(channel.__dict__.get(name), "connection", None)
+            sock = getattr(wire, "_sock", None)
+            if sock is not None:
+                with contextlib.suppress(OSError):  # it has ended already
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+def _ensure_soon(
+    ensure: Callable[..., Any],
+    hosts: int,
+    max_retries: int | None,
+    tell: Callable[[BaseException, float], None],
+    _: int | None,
+    callback: Callable[[], None],
+) -> Any:
+    """kombu's ``ensure_connection`` as Celery calls it, with short pauses in which all else in this process goes on.
+
+    There are as many retries as last as long as Celery's own would. kombu has a ``sleep`` of its own, that holds all
+    greenlets up where it was imported before gevent's patches: so it is told hardly to pause.
+    """
+
+    def tell_and_pause(error: BaseException, interval: float) -> None:
+        pause_s = MOST_PAUSE_S if interval else 0.0  # 0: another host is asked first
+        tell(error, pause_s)
+        ends = time.monotonic() + pause_s
+        while time.monotonic() < ends:
+            callback()
+            time.sleep(PAUSE_STEP_S)
+
+    retries = _retries_in_the_same_time(max_retries, max(hosts, 1))
+    hardly = {"interval_start": 0.001, "interval_step": 0, "interval_max": 0.001}
+    return ensure(tell_and_pause, retries, callback=callback, **hardly)
+
+
+def _retries_in_the_same_time(retries: int | None, hosts: int) -> int | None:
+    """Celery pauses for 2, 4, 6 ... 30 s, each time after it has asked all hosts."""
+    if not retries:
+        return retries
+    cycles, more = divmod(retries, hosts)
+    pauses = [min(2 * (cycle + 1), 30) for cycle in range(cycles)]
+    return hosts * math.ceil(sum(pauses) / MOST_PAUSE_S) + more

@@ -41,6 +41,7 @@ from fluxy_sync.words import reason_text
 logger = get_logger(__name__)
 
 SLICE_S = 5.0  # after this, other messages of the worker get their turn
+SHORT_SLICE_S = 1.0  # where others wait for a process
 OFFER_S = 30.0  # a lane that is held for a key, a task or credentials is offered again
 SETTLE_AGAIN_S = 0.1
 UNSETTLED_PAUSE_S = 1.0
@@ -96,7 +97,7 @@ class Flush:
             if claim.call_helper:
                 wake(self._app)
             settled += self._drain(claim, asked + claim.length_s - CLOCK_MARGIN_S, ends)
-            if time.monotonic() >= ends:
+            if self._is_over(ends):
                 self._wake_if_won()
                 break
         return settled
@@ -128,6 +129,10 @@ class Flush:
     @property
     def _stopping(self) -> bool:
         return self._incarnation.closing or self._incarnation.door_closed
+
+    def _is_over(self, slice_ends: float) -> bool:
+        left_s = slice_ends - time.monotonic()
+        return left_s <= 0 or (self._incarnation.others_wait and left_s <= SLICE_S - SHORT_SLICE_S)
 
     def _wake_if_won(self) -> None:
         if self._journal.win_wake():
@@ -189,7 +194,7 @@ class Flush:
             if expected and stored.id != expected:
                 break  # cancelled or replaced meanwhile: this copy isn't the head any more
             self._head = stored.id
-            stop = self._stopping or time.monotonic() >= slice_ends
+            stop = self._stopping or self._is_over(slice_ends)
             over = last or stop
             self._claim_with_settle = last and not stop
             settlement, claim_ends = self._deliver(claim, stored, claim_ends, retries, give_up=over)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import math
 import mmap
 import os
 import select
@@ -14,7 +15,7 @@ from typing import BinaryIO
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.host.files import exists, make_private_dir, move, open_private, paths_in, remove
 
-_DOOR, _CLOSING = 0, 1
+_DOOR, _CLOSING, _OTHERS = 0, 1, 2
 _BELL = struct.Struct("d")
 BELLS_AT_ONCE = 512  # a write of so few bytes is never torn (PIPE_BUF)
 
@@ -113,6 +114,15 @@ class Incarnation:
     def closing(self, closing: bool) -> None:
         self._flags[_CLOSING] = int(closing)
 
+    @property
+    def others_wait(self) -> bool:
+        """Whether other messages than ours wait for a process of this worker: a flush ends its slice early then."""
+        return self._flags[_OTHERS] == 1
+
+    @others_wait.setter
+    def others_wait(self, wait: bool) -> None:
+        self._flags[_OTHERS] = int(wait)
+
     def ring(self, at: float) -> None:
         """Tell the steward that something comes due at ``at`` (boottime seconds), sooner than it would look."""
         # A full pipe is no loss: the steward is about to look.
@@ -121,7 +131,9 @@ class Incarnation:
 
     def wait_for_bell(self, timeout_s: float) -> list[float]:
         """Wait until somebody rings, and give all times that were told."""
-        ready, _, _ = select.select([self._bell], [], [], max(0.0, timeout_s))
+        bell = select.poll()  # select() takes no descriptor from 1024 on
+        bell.register(self._bell, select.POLLIN)
+        ready = bell.poll(math.ceil(max(0.0, timeout_s) * 1000))
         data = os.read(self._bell, _BELL.size * BELLS_AT_ONCE) if ready else b""
         return [at for (at,) in _BELL.iter_unpack(data)]
 

@@ -6,13 +6,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any, NoReturn
 
 from celery import bootsteps, current_app, signals
 from celery.worker.control import Panel, control_command, inspect_command
+from celery.worker.state import active_requests, reserved_requests
 from kombu.utils.url import sanitize_url
 
 from fluxy_sync.connectivity import BEAT_SILENCE_S, TICK_S, Link, Probe, Prober, ProbeResult, Watch
+from fluxy_sync.consumer import drop_connection
 from fluxy_sync.delivery import boottime, can_be_taken_by_others
 from fluxy_sync.errors import ConfigError, FluxySyncError, StorageUnavailable
 from fluxy_sync.events import TaskEvents
@@ -22,11 +25,13 @@ from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
 from fluxy_sync.lease_renewer import Keeper
 from fluxy_sync.logs import get_logger
-from fluxy_sync.tokens import broker_errors, queue_is_empty, wake
+from fluxy_sync.operation import FLUSH
+from fluxy_sync.tokens import any_waits, broker_errors, is_spared, queue_is_empty, spare, wake
 
 logger = get_logger(__name__)
 
 CONSUME = "fluxy_consume"
+MOST_QUEUES = 8  # that are looked at each second, while a flush runs and no process is free
 PATIENCE_LOOKS = 3  # a lane that is due for so many looks wasn't taken up by any token
 
 
@@ -46,9 +51,13 @@ def announce(app: Any, change: str) -> None:
 
 def publish_if_empty(app: Any, journal: Journal) -> bool:
     """What a tick does for a due lane: one token, if none waits. False where the broker takes none."""
+    if is_spared(app):
+        return False
+    began = time.monotonic()
     try:
         return not queue_is_empty(app) or not journal.win_wake() or wake(app)
     except broker_errors(app) as error:
+        spare(app, time.monotonic() - began)
         logger.warning("A wake token was not published (%s); the next tick will.", type(error).__name__)
         return False
 
@@ -94,11 +103,13 @@ class Runtime:
     def __init__(self, app: Any, incarnation: Incarnation) -> None:
         self.app, self.incarnation = app, incarnation
         self._pid = 0
-        self._lock = threading.Lock()
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
 
     def flush(self, hostname: str) -> int:
-        """Drain lanes for one slice, in this process."""
-        with self._lock:  # threads may be a pool's processes; the parent of a real pool never gets here
+        """Drain lanes for one slice, in this process. Where the broker is away, that may be the pool's parent."""
+        if self._lock_pid != os.getpid():  # a child of the pool: when it was forked, its parent may have held the lock
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        with self._lock:  # threads may be a pool's processes
             if self._pid != os.getpid():
                 # Nothing that the parent opened is of use in a child.
                 journal = self.app.fluxy_engine.journal
@@ -126,6 +137,7 @@ class Steward(threading.Thread):
 
     def __init__(self, runtime: Runtime, worker: Any) -> None:
         super().__init__(name="fluxy-steward", daemon=True)
+        self._runtime = runtime
         self._app, self._incarnation, self._worker = runtime.app, runtime.incarnation, worker
         settings = self._app.fluxy_engine.settings
         self._queue = settings.queue_name
@@ -135,6 +147,9 @@ class Steward(threading.Thread):
         self._stopped = threading.Event()
         self._store_was_down = False
         self._due_looks = 0
+        self._without_broker: list[threading.Thread] = []
+        self._lock_files_failed = False
+        self._generation: int | None = None
 
     @property
     def _watch(self) -> Watch:
@@ -190,11 +205,14 @@ class Steward(threading.Thread):
         except StorageUnavailable as error:
             logger.warning("A lane came due, but the store is away: %s", error)
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
+        """End it; ``wait`` for what is under way beside the pool, as a pool does."""
         self._stopped.set()
         self._incarnation.ring(0.0)
         if self.is_alive():
             self.join(timeout=5.0)
+        for thread in self._without_broker if wait else ():
+            thread.join()
 
     def _look(self) -> None:
         try:
@@ -211,21 +229,70 @@ class Steward(threading.Thread):
         self._reclaim_dead_workers()
         self._reclaim_dead_children()
         self._look_through_door()
+        self._leave_deposed_broker()
         tick = self._watch.tick()
         if tick.beat_age_s is None or tick.beat_age_s > BEAT_SILENCE_S:
             self._watch.check(tick)
         self._agree(tick)
+        self._incarnation.others_wait = self._others_wait()
         self._wake_without_broker(tick)
 
     def _wake_without_broker(self, tick: Tick) -> None:
         """A lane stays due, and the broker takes no token: it is away, or its memory is full until we have drained."""
+        self._without_broker = [thread for thread in self._without_broker if thread.is_alive()]
         self._due_looks = self._due_looks + 1 if tick.wants_token and not self._incarnation.door_closed else 0
         if self._due_looks < PATIENCE_LOOKS or self._incarnation.closing:
+            return
+        if self._worker.consumer.connection is None:
+            self._flush_beside_pool()  # its next look follows in a second, as long as the consumer waits for its broker
             return
         self._due_looks = 0
         if not publish_if_empty(self._app, self._journal):
             logger.warning("The broker takes no wake token: this worker goes on without one.")
             self._worker.consumer.call_soon(flush_in, self._worker.consumer.pool, self._worker.hostname)
+
+    def _others_wait(self) -> bool:
+        """Whether other messages wait behind a flush: no process is free for them, and one flushes."""
+        try:
+            active, reserved = [*active_requests], [*reserved_requests]
+        except RuntimeError:  # they changed meanwhile: the next look is soon enough
+            return False
+        if all(request.name != FLUSH for request in active):
+            return False
+        if len(active) < (self._worker.consumer.pool.num_processes or 1):
+            return False
+        if any(request.name != FLUSH for request in reserved if request not in active):
+            return True
+        # Where nothing is prefetched, or the loop itself runs the flush, they wait in the broker.
+        others = [name for name in self._app.amqp.queues.consume_from if name != self._queue]
+        return any_waits(self._app, others[:MOST_QUEUES])
+
+    def _flush_beside_pool(self) -> None:
+        """Deliver in threads of this process: while Celery waits for a broker, it feeds no pool that has an event loop.
+
+        One more at each look, until there are as many as the pool has processes.
+        """
+        if len(self._without_broker) >= (self._worker.concurrency or 1):
+            return
+        if not self._without_broker:
+            logger.warning("The broker is away: this worker delivers without it.")
+        thread = threading.Thread(target=self._flush, name="fluxy-flush", daemon=True)
+        self._without_broker.append(thread)
+        thread.start()
+
+    def _flush(self) -> None:
+        try:
+            while self._runtime.flush(self._worker.hostname) and self._worker.consumer.connection is None:
+                pass
+        except StorageUnavailable as error:
+            logger.error("A flush ended early: %s; claims come due by themselves.", error)
+
+    def _leave_deposed_broker(self) -> None:
+        """Tokens come to the primary that the sentinels have made: the consumer connects anew."""
+        generation, before = self._journal.store.generation, self._generation
+        self._generation = generation
+        if before is not None and before != generation:
+            drop_connection(self._worker.consumer.connection)
 
     def _agree(self, tick: Tick) -> None:
         """Make the consumer agree with the gate: on level, as a broadcast may have been lost."""
@@ -252,15 +319,27 @@ class Steward(threading.Thread):
             logger.warning("The worker's door is open, but the store is away: %s", error)
 
     def _reclaim_dead_workers(self) -> None:
-        for incarnation in self._incarnation.dead_ones():
+        for incarnation in self._dead_ones():
             count = self._journal.reclaim(incarnation)
             self._incarnation.forget(incarnation)
             if count:
                 logger.warning("Took %d lane(s) over from a worker that died.", count)
 
+    def _dead_ones(self) -> list[str]:
+        """Workers that died on this machine. Where that can't be seen, their lanes come due by themselves."""
+        try:
+            found = self._incarnation.dead_ones()
+        except (OSError, ConfigError) as error:
+            if not self._lock_files_failed:
+                logger.error("The lock files of other workers can't be read (%s).", error)
+            self._lock_files_failed = True
+            return []
+        self._lock_files_failed = False
+        return found
+
     def _reclaim_dead_children(self) -> None:
         own = {pid for incarnation, pid in self._journal.holders() if incarnation == self._incarnation.id}
-        alive = [pid for pid in own if _is_alive(pid)]
+        alive = [pid for pid in own if is_alive(pid)]
         if len(alive) < len(own):
             # With no process left alive, the parent's own id keeps the list from meaning "all of them".
             count = self._journal.reclaim(self._incarnation.id, [*alive, os.getpid()])
@@ -273,14 +352,24 @@ def _ignore(*_: Any, **__: Any) -> None:
     """A pool calls back; nothing is to be done then."""
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process of this worker lives. A zombie doesn't, and the pool may take seconds to reap it."""
     if pid == os.getpid():
         return True
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13: there a zombie lives until the pool reaps it
+        return _exists(pid)
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
         return False
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def set_consuming(consumer: Any, queue: str, consume: bool) -> None:
@@ -367,4 +456,6 @@ class StewardStep(bootsteps.StartStopStep):
         worker.app.fluxy_runtime.incarnation.closing = True
         self._steward.stop()
 
-    terminate = stop
+    def terminate(self, worker: Any) -> None:
+        worker.app.fluxy_runtime.incarnation.closing = True
+        self._steward.stop(wait=False)

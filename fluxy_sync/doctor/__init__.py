@@ -16,6 +16,7 @@ from fluxy_sync.doctor.store import check_disk, check_durability, check_fsync, c
 from fluxy_sync.doctor.upstream import check_clock, check_gate, check_upstream
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import FluxySyncError
+from fluxy_sync.tokens import tokens_waiting
 from fluxy_sync.words import visible
 
 __all__ = ["Check", "Report", "examine", "examine_app"]
@@ -53,11 +54,7 @@ def examine_app(app: Any) -> Iterator[Check]:
 
 def _tokens_waiting(app: Any) -> int:
     with app.connection_for_write() as connection:
-        try:
-            queue = app.fluxy_engine.settings.queue_name
-            return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
-        except connection.channel_errors:
-            return 0  # on Redis an empty queue doesn't exist
+        return tokens_waiting(connection, app.fluxy_engine.settings.queue_name)
 
 
 def _answering(app: Any) -> list[str]:

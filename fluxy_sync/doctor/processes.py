@@ -73,8 +73,12 @@ def check_broker(patient: Patient) -> Check:
     except Exception as error:  # noqa: BLE001 -- each transport has errors of its own; their text may hold a password
         patient.broker_fails = "the broker can't be reached"
         setting = f"{ENV_PREFIX}{'BROKER_URL' if settings.broker_url else 'REDIS_URL'}"
-        found = f"{address_of(settings.broker.url)} can't be reached ({reason_of(error)})"
-        return conclude("broker", "", [Issue("failed", found, f"is it running? check {setting}")])
+        where = address_of(settings.broker.url)
+        if type(error).__name__ == "AccessRefused":  # AMQP's
+            found, advice = f"{where} refuses the user, the password or the virtual host", f"check {setting}"
+        else:
+            found, advice = f"{where} can't be reached ({reason_of(error)})", f"is it running? check {setting}"
+        return conclude("broker", "", [Issue("failed", found, advice)])
 
 
 def judge_broker(waiting: int, queue: str) -> Check:

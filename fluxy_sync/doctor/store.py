@@ -82,7 +82,15 @@ def read_info(info: bytes | None) -> dict[str, str]:
 
 def read_config(store: Store) -> dict[str, str] | None:
     """The settings that matter here; None where they are hidden."""
-    names = ("appendonly", "appendfsync", "maxmemory-policy", "no-appendfsync-on-rewrite", "dir", "appenddirname")
+    names = (
+        "appendonly",
+        "appendfsync",
+        "maxmemory-policy",
+        "no-appendfsync-on-rewrite",
+        "dir",
+        "appenddirname",
+        "min-replicas-to-write",
+    )
     found = ask(store, "CONFIG", "GET", *names)
     return None if found is None else as_map(found)
 
@@ -155,11 +163,19 @@ def check_durability(patient: Patient) -> Check:
         check_at_start(patient.store, patient.settings.durability)
     except ConfigError as error:
         refused = issue_of(error)
-    return judge_durability(patient.settings.durability, patient.config, patient.info, refused)
+    behind_sentinels = patient.settings.store_url.startswith("sentinel:")
+    return judge_durability(
+        patient.settings.durability, patient.config, patient.info, refused, behind_sentinels=behind_sentinels
+    )
 
 
 def judge_durability(
-    durability: str, config: Mapping[str, str] | None, info: Mapping[str, str], refused: Issue | None = None
+    durability: str,
+    config: Mapping[str, str] | None,
+    info: Mapping[str, str],
+    refused: Issue | None = None,
+    *,
+    behind_sentinels: bool = False,
 ) -> Check:
     """What the store does to keep what it accepts.
 
@@ -167,6 +183,7 @@ def judge_durability(
         config: from CONFIG GET; None where an ACL hides it.
         info: from INFO.
         refused: what a worker would say of it at its start.
+        behind_sentinels: whether another server may become the primary.
     """
     issues = [refused, *_persistence_issues(info)]
     if durability == "waitaof" and () < version_of(info) < FIRST_WAITAOF:
@@ -178,6 +195,10 @@ def judge_durability(
     if config.get("no-appendfsync-on-rewrite") == "yes" and durability != "everysec":
         found = "while it rewrites its file it doesn't sync (no-appendfsync-on-rewrite)"
         issues.append(Issue("warning", found, "set 'no-appendfsync-on-rewrite no' (see deploy/redis.conf)"))
+    if behind_sentinels and config.get("min-replicas-to-write", "0") == "0":
+        found = "a primary that is cut off from its replicas goes on accepting, and a failover loses that"
+        advice = "set 'min-replicas-to-write 1' and 'min-replicas-max-lag 2' on each server (see docs/RELIABILITY.md)"
+        issues.append(Issue("warning", found, advice))
     names = ("appendonly", "appendfsync", "maxmemory-policy")
     shown = ", ".join(f"{name} {config[name]}" for name in names if name in config)
     return conclude("durability", f"{shown}; FLUXY_SYNC_DURABILITY={durability}", issues)

@@ -13,12 +13,12 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from fluxy_sync.addresses import read_sentinels
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.host.sockets import check_socket, is_away
 from fluxy_sync.journal.clock import Clock
+from fluxy_sync.journal.sentinels import AllSentinels, Primary
 
 CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
@@ -74,8 +74,8 @@ class _AwayConnection(redis.UnixDomainSocketConnection):
 
 def _connect_sentinel(url: str, options: dict[str, Any]) -> "redis.Redis":
     found = read_sentinels(url)
-    sentinel: Any = Sentinel  # redis-py leaves it untyped
-    client: redis.Redis = sentinel(found.nodes, sentinel_kwargs=dict(options), **options).master_for(
+    sentinels: Any = AllSentinels  # redis-py leaves it untyped
+    client: redis.Redis = sentinels(found.nodes, found.service, sentinel_kwargs=dict(options), **options).master_for(
         found.service, username=found.username, password=found.password, db=found.database
     )
     return client
@@ -169,6 +169,10 @@ def _read(connection: Any) -> Any:
         return error
 
 
+def _takes_no_writes(error: redis.ResponseError) -> bool:
+    return isinstance(error, redis.exceptions.ReadOnlyError) or "NOREPLICAS" in str(error)
+
+
 def _is_stale(connection: Any) -> bool:
     """Whether something came that nobody asked for: mostly the end of it, as the store has closed it."""
     try:
@@ -184,7 +188,14 @@ class Store:
         self._pool = client.connection_pool
         self._local = threading.local()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        manager = getattr(self._pool, "sentinel_manager", None)
+        self._primary: Primary | None = manager.primary if isinstance(manager, AllSentinels) else None
         self.client = client
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever the sentinels make another server the primary; 0 where there are none."""
+        return 0 if self._primary is None else self._primary.generation
 
     def run(self, script: "Script", *arguments: Argument, lane_keys: Sequence[str] = ()) -> Any:
         """Run a script once.
@@ -243,21 +254,25 @@ class Store:
             connection.disconnect()  # replies may still be on their way: nobody may read them as his own
             raise
         if isinstance(replies[0], redis.ResponseError):
+            if _takes_no_writes(replies[0]):
+                connection.disconnect()  # after a failover another server does: it is looked for anew
             raise replies[0]
         return replies
 
     def _connection(self) -> Any:
         """This thread's connection, whole: taking one from the pool each time would cost as much as sending."""
         connection = getattr(self._local, "connection", None)
+        generation = self.generation
         try:
             if connection is None or connection.pid != os.getpid():
                 # Not by the pool: it counts what it makes, and threads that end never give theirs back.
                 connection = self._pool.connection_class(**self._pool.connection_kwargs)
                 self._local.connection = connection
                 self._connections.add(connection)
-            elif connection.is_connected and _is_stale(connection):
+            elif connection.is_connected and (self._local.generation != generation or _is_stale(connection)):
                 connection.disconnect()
             connection.connect()
+            self._local.generation = generation
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:

@@ -3,6 +3,7 @@
 ``make chaos ARGS=forgery`` tries all that a forger can do; here stands what once was possible.
 """
 
+import bz2
 import json
 import random
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import redis
 from celery import Celery
 
 from fluxy_sync import FluxySync, InvalidOperation
+from fluxy_sync.compression import MOST_BYTES
 from fluxy_sync.errors import CorruptRecord
 from fluxy_sync.operation import SYNC_OP
 from fluxy_sync.rotation import Rotation
@@ -69,6 +71,19 @@ def test_no_message_ends_a_worker(sync: FluxySync, gateway: Gateway, upstream: U
     wait_until(lambda: paths(upstream) == ["/after"])
     assert gateway.processes["worker"].poll() is None
     assert "A message that can't be read was dropped (JSONDecodeError)." in gateway.log("worker")
+
+
+def test_a_message_to_our_queue_stays_small(
+    sync: FluxySync, gateway: Gateway, upstream: Upstream, forger: Forger
+) -> None:
+    """A few bytes that ask for all memory when they are decompressed are dropped unread."""
+    bomb = bz2.compress(bytes(MOST_BYTES + 1))
+    head = {"task": SYNC_OP, "id": "1", "compression": "bzip2"}
+    forger.client.lpush(forger.queue, forger.message(bomb, head))
+    sync.queue("POST", "/after")
+    wait_until(lambda: paths(upstream) == ["/after"])
+    wait_until(lambda: "larger than" in gateway.log("worker"))
+    assert gateway.processes["worker"].poll() is None
 
 
 def test_what_came_unsealed_opens_on_no_lane(sync: FluxySync, upstream: Upstream, forger: Forger) -> None:

@@ -1,6 +1,7 @@
 """Who a worker is on this machine, and which earlier ones are dead."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.incarnation import Incarnation
+from fluxy_sync.steward import is_alive
 
 LIVE = """
 import sys
@@ -73,3 +75,30 @@ def test_a_directory_that_cant_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="FLUXY_SYNC_DATA_DIR"):
         Incarnation(tmp_path / "file" / "run", "one")
+
+
+def test_the_bell_is_heard_with_many_files_open(tmp_path: Path) -> None:
+    """Also where its descriptor is beyond those that select() takes."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, most), most))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1030)]
+    try:
+        mine = Incarnation(tmp_path, "many")
+        assert mine.wait_for_bell(0.0) == []
+        mine.ring(7.0)
+        assert mine.wait_for_bell(5.0) == [7.0]
+        mine.close()
+    finally:
+        for number in opened:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+
+
+def test_a_dead_process_is_seen_without_waitid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has none before Python 3.13: a process is alive until it was reaped."""
+    monkeypatch.delattr(os, "waitid")
+    with live(Path(os.devnull), "one") as child:
+        assert is_alive(child.pid)
+        child.kill()
+        child.wait()
+        assert not is_alive(child.pid)
