@@ -1,11 +1,13 @@
 """The wire to the store: connections with deadlines, scripts, and its errors in our words."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.resources
 import os
-import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from fluxy_sync.journal.clock import Clock
 
 CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
+MOST_FREE = 16  # connections that are kept while nobody uses them
+FREE_S = 60.0  # and for so long
 
 Argument = str | bytes | int | float
 
@@ -164,7 +168,7 @@ class Store:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._pool = client.connection_pool
-        self._local = threading.local()
+        self._free: deque[tuple[float, Any]] = deque()  # since when, and a connection; the last one used goes first
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self.client = client
 
@@ -209,7 +213,7 @@ class Store:
             raise explain(error) from error
 
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        connection = self._connection()
+        connection = self._take()
         try:
             connection.send_packed_command(commands)
             replies = [_read(connection) for _ in commands]
@@ -221,20 +225,17 @@ class Store:
         except BaseException:
             connection.disconnect()  # replies may still be on their way: nobody may read them as his own
             raise
+        finally:
+            self._give_back(connection)
         if isinstance(replies[0], redis.ResponseError):
             raise replies[0]
         return replies
 
-    def _connection(self) -> Any:
-        """This thread's connection, whole: taking one from the pool each time would cost as much as sending."""
-        connection = getattr(self._local, "connection", None)
+    def _take(self) -> Any:
+        """A connection for one exchange, whole: redis-py's pool would cost as much as sending."""
+        connection = self._kept() or self._make()
         try:
-            if connection is None or connection.pid != os.getpid():
-                # Not by the pool: it counts what it makes, and threads that end never give theirs back.
-                connection = self._pool.connection_class(**self._pool.connection_kwargs)
-                self._local.connection = connection
-                self._connections.add(connection)
-            elif connection.is_connected and _is_stale(connection):
+            if connection.is_connected and _is_stale(connection):
                 connection.disconnect()
             connection.connect()
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
@@ -245,8 +246,31 @@ class Store:
             ) from error
         return connection
 
+    def _kept(self) -> Any:
+        """The free connection that was used last; none that was made before a fork."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._free.pop()[1]
+                if connection.pid == os.getpid():
+                    return connection
+        return None
+
+    def _make(self) -> Any:
+        # Not by the pool: it counts what it makes.
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        self._connections.add(connection)
+        return connection
+
+    def _give_back(self, connection: Any) -> None:
+        """Keep it for the next exchange of any thread; what a burst of threads has left over is closed in time."""
+        now = time.monotonic()
+        self._free.append((now, connection))
+        with contextlib.suppress(IndexError):
+            while len(self._free) > MOST_FREE or self._free[0][0] < now - FREE_S:
+                self._free.popleft()[1].disconnect()
+
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close all connections."""
         for connection in list(self._connections):
             connection.disconnect()
         self._pool.disconnect()
