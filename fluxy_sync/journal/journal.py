@@ -1,11 +1,11 @@
 """Each transition of the journal as a method: seconds and records outside, milliseconds and bytes inside."""
 
-import functools
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -47,10 +47,12 @@ SCRIPTS = (
     "audit", "swap", "recount_lane", "recount",
 )  # fmt: skip
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 ONCE_WINDOW_S = 86_400.0
+CAUSE_CHARS = 200  # of an error's text in the log
 REASON_BYTES = 200  # of 255 at most, where a character that was cut is made readable
 _CLAIM = re.compile(rb"\d+ \d+ (\S+ \S+)")
 _FULL = {
@@ -76,6 +78,23 @@ def _read_buried(flat: Sequence[bytes]) -> tuple[Buried, ...]:
     return tuple(Buried(_text(lane), read_id(packed), _text(reason), raw) for lane, packed, reason, raw in parts)
 
 
+def _read_heads(pages: Any) -> list[str]:
+    return [read_id(head) for _, head, _, flying, *_ in pages if head and flying]
+
+
+def _read_tick(answer: Any) -> Tick:
+    gate, opens, due, pending, beat, delivered, offline = answer
+    return Tick(
+        _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)
+    )
+
+
+def _read_snapshot(answer: Any) -> Snapshot:
+    *values, held_for = answer
+    causes = dict(zip(map(_text, held_for[::2]), map(int, held_for[1::2]), strict=True))
+    return msgspec.convert([*map(_text, values), causes], Snapshot)
+
+
 def read_id(packed: bytes) -> str:
     """A record's id, readable even where it is damaged."""
     try:
@@ -98,19 +117,21 @@ def _code(reason: str) -> str:
     return text("-".join(reason.split()).encode()[:REASON_BYTES]) or "-"
 
 
-def understood(ask: Callable[P, T]) -> Callable[P, T]:
-    """What the store holds may have been damaged, or written by somebody else: then it is as if it refused."""
+def understood(read: Callable[[Any], T], reply: Any) -> T:
+    """What ``read`` makes of a reply of the store's.
 
-    @functools.wraps(ask)
-    def ask_and_read(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return ask(*args, **kwargs)
-        except (LookupError, OverflowError, TypeError, ValueError) as error:
-            raise StorageUnavailable(
-                "the store holds something that the journal can't have written; it was damaged, or changed by hand"
-            ) from error
-
-    return ask_and_read
+    Raises:
+        StorageUnavailable: it can't be read: what the store holds was damaged, or written by somebody else.
+    """
+    try:
+        return read(reply)
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
+        cause = f"{type(error).__name__}: {ascii(str(error))[:CAUSE_CHARS]}"
+        logger.error("A reply of the store can't be read (%s, %s).", getattr(read, "__qualname__", "?"), cause)
+        raise StorageUnavailable(
+            "the store holds something that the journal can't have written; it was damaged, or changed by hand "
+            f"({type(error).__name__})"
+        ) from error
 
 
 class Journal:
@@ -208,7 +229,6 @@ class Journal:
 
     # --- delivering
 
-    @understood
     def claim(
         self, holder: str, *, most: int = RUN_OPERATIONS, length_s: float = CLAIM_S, drop_wake: bool = False
     ) -> Claim | Idle:
@@ -220,7 +240,8 @@ class Journal:
             length_s: the claim's length.
             drop_wake: the caller was woken by a token, which is used up now.
         """
-        return self._read_claim(self.run("claim", *self._claim_arguments(holder, most, length_s, drop_wake)))
+        answer = self.run("claim", *self._claim_arguments(holder, most, length_s, drop_wake))
+        return understood(self._read_claim, answer)
 
     def _claim_arguments(self, holder: str, most: int, length_s: float, drop_wake: bool) -> tuple[Argument, ...]:
         return (
@@ -244,7 +265,6 @@ class Journal:
             records=tuple(answer[9:]),
         )
 
-    @understood
     def settle(
         self,
         lane: str,
@@ -288,9 +308,13 @@ class Journal:
         arguments += self.flatten(followers, lanes)
         claim = self._claim_arguments(then_claim, RUN_OPERATIONS, length_s, False)
         after = (self._scripts["claim"].pack(claim),) if then_claim else ()
-        answer, *claimed = self.store.run_then(
+        answers = self.store.run_then(
             self._scripts["settle"], arguments, [*self.lane_keys([lane, *lanes]), self.keys.histogram], *after
         )
+        return understood(self._read_settlement, answers)
+
+    def _read_settlement(self, answers: Any) -> Settlement:
+        answer, *claimed = answers
         return Settlement(
             status=_text(answer[0]),
             next_id=read_id(answer[1]) if answer[1] else "",
@@ -330,11 +354,10 @@ class Journal:
         """Keep an operation that isn't accepted as a dead letter; False, and nothing is kept, where one has its id."""
         return bool(self.run("bury", new.lane, record.pack_id(new.id), reason, new.sealed, lanes=[new.lane]))
 
-    @understood
     def in_flight(self) -> list[str]:
         """The ids of operations that are being sent: the heads of claimed lanes."""
-        pages = (self.run("page", lane, 0, b"", 1, lanes=[lane]) for lane in self.claims())
-        return [read_id(head) for _, head, _, flying, *_ in pages if head and flying]
+        pages = [self.run("page", lane, 0, b"", 1, lanes=[lane]) for lane in self.claims()]
+        return understood(_read_heads, pages)
 
     # --- one operation
 
@@ -392,10 +415,9 @@ class Journal:
         """Win the right to probe the upstream: nobody did within ``interval_s``."""
         return bool(self.run("probe", _ms(interval_s)))
 
-    @understood
     def tick(self, role: Literal["beat", "steward"], name: str, *, forget_wake: bool = False) -> Tick:
         """Keep journal time going, and tell what there is to do."""
-        gate, opens, due, pending, beat, delivered, offline = self.run(
+        answer = self.run(
             "tick",
             role,
             name,
@@ -405,16 +427,11 @@ class Journal:
             self.keys.lane_prefix,
             keys=[self.keys.samples],
         )
-        return Tick(
-            _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)
-        )
+        return understood(_read_tick, answer)
 
-    @understood
     def snapshot(self) -> Snapshot:
         """All counts, from one moment."""
-        *values, held_for = self.run("snapshot")
-        causes = dict(zip(map(_text, held_for[::2]), map(int, held_for[1::2]), strict=True))
-        return msgspec.convert([*map(_text, values), causes], Snapshot)
+        return understood(_read_snapshot, self.run("snapshot"))
 
     def lane_keys(self, lanes: Sequence[str]) -> list[str]:
         return [self.keys.lane(lane) for lane in lanes]
