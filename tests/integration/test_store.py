@@ -252,8 +252,11 @@ def test_a_store_that_forgot_its_scripts(journal: Journal) -> None:
     assert forget().snapshot().dead == 1
     inventory = Inventory(journal)
     (letter,) = Inventory(forget()).letters()
-    assert Inventory(forget()).replay([(letter, b"")], "head") == (1, False)
-    assert [page.waiting[0].id for page in Inventory(forget()).pages("a")] == ["foreign"]
+    assert Inventory(forget()).replay([(letter, b"")], "head") == (0, False)
+    body = inventory.letter(letter.member)
+    assert body is not None
+    assert Inventory(forget()).accept(letter, body.raw, new("taken")) == (True, False)
+    assert [page.waiting[0].id for page in Inventory(forget()).pages("a")] == ["taken"]
     assert Inventory(forget()).hold("a") == (True, False)
     assert Inventory(forget()).clear("a", 10) == (1, 1)
     assert Inventory(forget()).drop([letter]) == (0, False)
