@@ -34,7 +34,8 @@ CLOCK_MARGIN_S = 5.0  # journal time may run ahead of a holder's clock by one st
 RUN_OPERATIONS = 64
 RUN_BYTES = 256 * 1024
 TAKEOVERS_UNTIL_DEAD = 5
-WAKE_S = 3.0
+WAKE_S = 86_400.0  # a wake token waits in the broker until a worker takes it, however long none runs
+WAKE_LOST_S = 3.0  # one that was to be published so long ago, and isn't in the broker, is lost
 RECENT_IDS = 10_000
 LANES_AT_ONCE = 500
 NOBODY = "- -"
@@ -404,8 +405,11 @@ class Journal:
         return bool(self.run("gate", cause, "", _ms(opens_in_s))[0])
 
     def win_wake(self) -> bool:
-        """Win the right to publish one wake token."""
-        return bool(self.run("wake", _ms(WAKE_S)))
+        """Win the right to publish one wake token, where none waits in the broker, or the one that was to is lost.
+
+        Ask first whether the broker's queue is empty: one may wait there for long.
+        """
+        return bool(self.run("wake", _ms(WAKE_S), _ms(WAKE_LOST_S)))
 
     def forget_wake(self) -> None:
         """A token that was to be published won't be."""

@@ -16,7 +16,7 @@ COMMAND, REPEATED = b"command-0001", True
 
 def append_raw(journal: Journal, command: bytes, repeated: bool, *names: str, limit: int = RECENT_IDS) -> list[object]:
     """The script itself, so that one command can be given twice."""
-    flat = journal._flatten([new(name) for name in names], ["a"])
+    flat = journal.flatten([new(name) for name in names], ["a"])
     arguments = [command, int(repeated), journal._quota.max_pending, 0, 0, "reject", limit, 3000, 0, *flat]
     answer: list[object] = journal.run("append", *arguments, lanes=["a"])
     return answer

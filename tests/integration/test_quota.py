@@ -291,7 +291,7 @@ def test_a_command_that_comes_twice_drops_once(journal: Journal) -> None:
     """The reply was lost: the repeat finds all known, and neither stores nor drops again."""
     small = limited(journal, max_lane_pending=2, drop_oldest=True)
     queue(small, "one", "two")
-    flat = small._flatten([new("three"), new("four", once=b"o" * 16)], ["a"])
+    flat = small.flatten([new("three"), new("four", once=b"o" * 16)], ["a"])
     head = [COMMAND, 0, 0, 0, 2, "drop_oldest", RECENT_IDS, 3000, 60_000]
     assert small.run("append", *head, *flat, lanes=["a"])[2] == 2
     head[1] = int(REPEATED)
