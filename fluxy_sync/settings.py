@@ -48,6 +48,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Durability = Literal["always", "everysec", "waitaof"]
 OnFull = Literal["reject", "drop_oldest"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 OnDead = Literal["go_on", "halt"]
 
 
@@ -114,6 +115,7 @@ class Settings(BaseSettings):
     node: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9_.-]{1,200}$")
     worker_concurrency: int = Field(default=2, ge=1, le=1024)
     task_events: bool = True
+    log_level: LogLevel = "INFO"
     imports: Annotated[tuple[str, ...], NoDecode] = ()
     max_pending: int = Field(default=0, ge=0)
     max_lane_pending: int = Field(default=0, ge=0)
@@ -165,6 +167,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
     @field_validator("namespace")
     @classmethod
