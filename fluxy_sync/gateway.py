@@ -261,7 +261,7 @@ def _as_text(value: object) -> str:
 def celery_commands(live: Settings, environment: Environment) -> list[Command]:
     """The worker, and the one beat."""
     serve = (sys.executable, "-m", APP)
-    level = ("--loglevel", live.log_level)
+    level = () if live.log_level == "INFO" else ("--loglevel", live.log_level)
     for_worker = {name: value for name, value in environment.items() if not name.startswith(FOR_THE_DASHBOARD)}
     for_beat = {name: value for name, value in for_worker.items() if not name.startswith(NOT_FOR_BEAT)}
     return [

@@ -20,6 +20,7 @@ from fluxy_sync.events import TaskEvents
 from fluxy_sync.flush import Flush, Keeper
 from fluxy_sync.incarnation import Incarnation
 from fluxy_sync.journal import Journal, Tick
+from fluxy_sync.operation_log import quieten
 from fluxy_sync.tokens import broker_errors, queue_is_empty, wake
 
 logger = logging.getLogger(__name__)
@@ -344,6 +345,7 @@ class StewardStep(bootsteps.StartStopStep):
         except ConfigError as error:
             give_up_on(error)
         worker.app.fluxy_runtime = runtime
+        quieten()
         # Receivers that only live here would be collected: signals hold them weakly.
         self._on_shutdown = lambda **_: setattr(runtime.incarnation, "closing", True)
         signals.worker_shutting_down.connect(self._on_shutdown)

@@ -20,7 +20,7 @@ def test_lines_come_in_order() -> None:
 def test_what_can_not_be_held_is_dropped_and_counted() -> None:
     """Nobody waits, memory is bounded, and the reader is told how many lines are missing, where they are missing."""
     ours, its = os.pipe()
-    with open(its, "w", closefd=True) as stream:
+    with os.fdopen(its, "w") as stream:
         writer = LineWriter(stream, held_bytes=100_000)
         for n in range(20_000):
             writer.say(f"line {n} {'x' * 90}")
@@ -47,7 +47,7 @@ def test_a_reader_that_went_away_ends_nothing() -> None:
     """A closed pipe is no reason to stop."""
     ours, its = os.pipe()
     os.close(ours)
-    with open(its, "w", closefd=True) as stream:
+    with os.fdopen(its, "w") as stream:
         writer = LineWriter(stream)
         writer.say("one")
         writer.say("two")
