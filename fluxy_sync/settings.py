@@ -139,6 +139,7 @@ class Settings(BaseSettings):
     client_cert: Path | None = None
     client_key: Path | None = None
     ca_bundle: Path | None = None
+    tls_strict: bool | None = None
     connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     read_timeout_s: float = Field(default=25.0, gt=0, allow_inf_nan=False)
     total_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
