@@ -50,7 +50,8 @@ def test_each_error_grows_on_the_one_tree(error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["delivery", "flush", "journal.store", "vault", "settings", "operation", "incarnation", "guard", "host.files"]
+    "room",
+    ["delivery", "flush", "journal.store", "vault", "settings", "operation", "incarnation", "guard", "host.files"],
 )
 def test_no_room_has_errors_beside_the_tree(room: str) -> None:
     """What a room raises for itself is of the tree, too."""
