@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from fluxy_sync.vault import KEY_ID_BYTES
 
 PAGE_OPERATIONS = 500  # in one call; the scripts stop earlier where records are large
 PAGE_LETTERS = 200
+STEP_BYTES = 1024 * 1024  # of dead letters that go in one step: some 3 ms of the store's time
 CLEAR_RECORDS = 500
 AUDIT_NOTES = 10_000
 LANES_AT_ONCE = 500
@@ -192,6 +194,19 @@ class Inventory:
             after, found = understood(_read_letters, self._journal.run("letters", after, PAGE_LETTERS))
             yield from found
 
+    def letters_backwards(self, number: int) -> Iterator[DeadLetter]:
+        """The dead letters from that number on to the oldest, the newest first, read in pages."""
+        before, keys = number + 1, self._journal.keys
+        while True:
+            found = self._journal.store.command(
+                "ZREVRANGEBYSCORE", keys.dead_index, f"({before}", "-inf", "WITHSCORES", "LIMIT", 0, PAGE_LETTERS
+            )
+            if not found:
+                return
+            first = understood(_lowest, found)
+            yield from reversed([*takewhile(partial(_is_before, before), self.letters(after=first - 1))])
+            before = first
+
     def last_number(self) -> int:
         """The number of the newest dead letter."""
         return understood(_whole, self._journal.store.command("HGET", self._journal.keys.fixed[0], "dead_seq"))
@@ -326,6 +341,15 @@ def _whole(value: Any) -> int:
 
 def _position(score: Any) -> int:
     return int(float(score))
+
+
+def _lowest(found: Any) -> int:
+    """The score of the last member, from a reply of either protocol."""
+    return _position(found[-1][1] if isinstance(found[-1], list) else found[-1])
+
+
+def _is_before(number: int, letter: DeadLetter) -> bool:
+    return letter.number < number
 
 
 def _read_page(lane: str, answer: Any) -> Page:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from fluxy_sync.errors import AcceptanceUnknown, QueueFull, StorageUnavailable
+from fluxy_sync.errors import AcceptanceUnknown, OperationTooLarge, QueueFull, StorageUnavailable
 from fluxy_sync.journal import record
 from fluxy_sync.journal.answers import (
     NO_QUOTA,
@@ -37,6 +37,8 @@ TAKEOVERS_UNTIL_DEAD = 5
 WAKE_S = 86_400.0  # a wake token waits in the broker until a worker takes it, however long none runs
 WAKE_LOST_S = 3.0  # one that was to be published so long ago, and isn't in the broker, is lost
 RECENT_IDS = 10_000
+MOST_TOGETHER = 10_000  # operations that are accepted all or none
+MOST_BYTES_TOGETHER = 32 * 1024**2
 LANES_AT_ONCE = 500
 NOBODY = "- -"
 ASK_AGAIN_S = 4.0  # how long a lost reply is asked for again
@@ -94,6 +96,16 @@ def _read_snapshot(answer: Any) -> Snapshot:
     *values, held_for = answer
     causes = dict(zip(map(_text, held_for[::2]), map(int, held_for[1::2]), strict=True))
     return msgspec.convert([*map(_text, values), causes], Snapshot)
+
+
+def _check_together(records: Sequence[NewRecord]) -> None:
+    """All or none is one step of the store, for which everybody waits: some 15 us for each operation."""
+    size = sum(len(r.sealed) for r in records)
+    if len(records) > MOST_TOGETHER or (size > MOST_BYTES_TOGETHER and len(records) > 1):
+        raise OperationTooLarge(
+            f"these are {len(records):,} operations of {size:,} bytes together: queue at most {MOST_TOGETHER:,} or "
+            f"{MOST_BYTES_TOGETHER // 1024**2} MiB in one call; nothing was accepted"
+        )
 
 
 def read_id(packed: bytes) -> str:
@@ -165,10 +177,12 @@ class Journal:
         """Accept records, all or none; those that are known already aren't stored again.
 
         Raises:
+            OperationTooLarge: they are too many, or too large, for one step of the store; nothing was accepted.
             QueueFull: the quota is reached; nothing was accepted.
             StorageUnavailable: nothing was accepted.
             AcceptanceUnknown: the store went away before it answered.
         """
+        _check_together(records)
         command_id, asked_before = os.urandom(12), False
         give_up_at = time.monotonic() + ASK_AGAIN_S
         pause_s = 0.02
