@@ -120,13 +120,13 @@ class Engine:
         """A journal with connections of its own."""
         settings = self.settings
         store = Store(connect(settings.store_url))
-        check_durability(store, settings.durability)
+        check_durability(store, settings.durability, vouched=settings.store_vouched)
         return Journal(
             store,
             settings.namespace,
             Quota(
                 settings.max_pending,
-                settings.max_bytes or default_max_bytes(maxmemory_of(store)),
+                settings.max_bytes or default_max_bytes(maxmemory_of(store, vouched=settings.store_vouched)),
                 settings.max_lane_pending,
                 settings.on_full == "drop_oldest",
             ),

@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     on_full: OnFull = "reject"
     max_body_bytes: int = Field(default=DEFAULT_MAX_BODY_BYTES, ge=1, le=LARGEST_BODY_BYTES)
     durability: Durability = "always"
+    store_vouched: bool = False
     accept_unsealed: bool = False
     expires_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     on_dead: OnDead = "go_on"

@@ -1,19 +1,25 @@
 """Whether the store keeps what it accepts, as FLUXY_SYNC_DURABILITY asks."""
 
+import logging
 from typing import Any
 
 import redis
 
 from fluxy_sync.errors import ConfigError, StorageUnavailable
-from fluxy_sync.journal.store import NotSent, Store, explain
+from fluxy_sync.journal.store import Store, explain, not_reached
+
+logger = logging.getLogger(__name__)
 
 JOURNAL_SHARE = 0.8  # of maxmemory: a tenth is the broker's reserve, a tenth goes to buffers
 FIXED_WAITAOF = 8  # the major version of Redis
 _FIX = "set it in the store's configuration (see deploy/redis.conf), or choose another FLUXY_SYNC_DURABILITY"
 
 
-def check_durability(store: Store, durability: str) -> None:
+def check_durability(store: Store, durability: str, *, vouched: bool = False) -> None:
     """Compare the store's settings with what was asked for.
+
+    Args:
+        vouched: the operator says that the store keeps what it accepts, wherever it can't be asked.
 
     Raises:
         ConfigError: the store would lose what it accepts.
@@ -21,18 +27,23 @@ def check_durability(store: Store, durability: str) -> None:
     """
     try:
         found: Any = store.client.config_get("appendonly", "appendfsync", "maxmemory-policy")
-    except redis.exceptions.NoPermissionError:
-        return  # an ACL hides the settings; `doctor` says so
     except redis.exceptions.ResponseError as error:
+        if _is_withheld(error):
+            if not vouched:
+                logger.warning(
+                    "The store's user may not run CONFIG GET: whether the store keeps what it accepts isn't known. If "
+                    "its owner says so, set FLUXY_SYNC_STORE_VOUCHED=1."
+                )
+            return
         raise explain(error) from error
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        raise NotSent("the store can't be reached; is it running? see 'fluxy-sync up'") from error
+        raise not_reached(error) from error
     settings = {_text(name): _text(value) for name, value in found.items()}
     if settings.get("appendonly") != "yes":
         raise ConfigError(f"the store has 'appendonly no': it would lose everything at a restart; {_FIX}")
     if durability == "always" and settings.get("appendfsync") != "always":
         raise ConfigError(f"the store has 'appendfsync {settings.get('appendfsync')}', not 'always'; {_FIX}")
-    if durability == "waitaof" and settings.get("appendfsync") != "always" and not _waits_for_disk(store):
+    if durability == "waitaof" and settings.get("appendfsync") != "always" and not (vouched or _waits_for_disk(store)):
         raise ConfigError(
             f"the store has 'appendfsync {settings.get('appendfsync')}', and with that this server's WAITAOF answers "
             f"before anything is on disk (redis/redis#13793); use 'appendfsync always', or Redis 8; {_FIX}"
@@ -45,6 +56,18 @@ def check_durability(store: Store, durability: str) -> None:
         )
 
 
+def _is_withheld(error: BaseException | None) -> bool:
+    """Whether the store doesn't let its user run a command: an ACL forbids it, or its owner took the command away."""
+    return isinstance(error, redis.exceptions.NoPermissionError) or (
+        isinstance(error, redis.exceptions.ResponseError) and "unknown command" in str(error).lower()
+    )
+
+
+def is_withheld(error: StorageUnavailable) -> bool:
+    """Whether that is why."""
+    return _is_withheld(error.__cause__)
+
+
 def _waits_for_disk(store: Store) -> bool:
     """Whether WAITAOF can be believed without ``appendfsync always``.
 
@@ -54,7 +77,7 @@ def _waits_for_disk(store: Store) -> bool:
     try:
         info: Any = store.command("INFO", "server")
     except StorageUnavailable as error:
-        if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+        if is_withheld(error):
             return False
         raise
     fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
@@ -67,13 +90,24 @@ def default_max_bytes(maxmemory: int) -> int:
     return int(maxmemory * JOURNAL_SHARE)
 
 
-def maxmemory_of(store: Store) -> int:
-    """The store's maxmemory in bytes, 0 where it has no bound.
+def maxmemory_of(store: Store, *, vouched: bool = False) -> int:
+    """The store's maxmemory in bytes, 0 where it has no bound, or where ``vouched`` and it can't be asked.
 
     Raises:
         StorageUnavailable: it can't be asked.
+        ConfigError: its user may not ask.
     """
-    info: Any = store.command("INFO", "memory")
+    try:
+        info: Any = store.command("INFO", "memory")
+    except StorageUnavailable as error:
+        if not is_withheld(error):
+            raise
+        if vouched:
+            return 0
+        raise ConfigError(
+            "the store's user may not run INFO, so its memory isn't known; let it (deploy/users.acl has the rights "
+            "that it needs), set FLUXY_SYNC_MAX_BYTES, or FLUXY_SYNC_STORE_VOUCHED=1 where its owner sees to its memory"
+        ) from error
     lines = info.decode().splitlines()
     return next((int(line.partition(":")[2]) for line in lines if line.startswith("maxmemory:")), 0)
 

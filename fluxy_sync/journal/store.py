@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.resources
 import os
+import re
 import time
 import weakref
 from collections import deque
@@ -18,6 +19,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from fluxy_sync.addresses import read_sentinels
+from fluxy_sync.certificates import fault_of, is_tls
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.host.sockets import check_socket, is_away
 from fluxy_sync.journal.clock import Clock
@@ -128,6 +130,20 @@ class Script:
         return b"*%d\r\n" % (5 + keys + len(arguments)) + self._head + _bulk(keys) + self._keys + rest
 
 
+_REFUSED = re.compile(r"'([a-z|_-]{1,40})' command")  # the server names the command alone, never its arguments
+
+
+def not_reached(error: BaseException) -> NotSent:
+    """Why no connection could be made: mostly nobody is there, else what is wrong with the store's certificate."""
+    if is_tls(error):
+        fault = fault_of(error).replace("-", " ") or "the TLS handshake failed"
+        return NotSent(
+            f"the store's certificate isn't accepted ({fault}); nothing was accepted; check ssl_ca_certs in "
+            "FLUXY_SYNC_REDIS_URL, the clock, and the certificate"
+        )
+    return NotSent("the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'")
+
+
 def explain(error: redis.RedisError) -> StorageUnavailable:
     """The store's refusal in our words: what happened, what was kept, what to do."""
     text = str(error)
@@ -142,7 +158,14 @@ def explain(error: redis.RedisError) -> StorageUnavailable:
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         return StorageUnavailable("the store refuses the password; check FLUXY_SYNC_REDIS_URL")
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return StorageUnavailable("the store's user may not do that; see deploy/README.md for the commands it needs")
+        refused = _REFUSED.search(text)
+        what = f"run '{refused[1]}'" if refused else "use that key or channel"
+        return StorageUnavailable(f"the store's user may not {what}; deploy/users.acl has the rights that it needs")
+    if isinstance(error, redis.exceptions.MovedError | redis.exceptions.AskError | redis.exceptions.ClusterDownError):
+        return StorageUnavailable(
+            "the store is a node of a Redis Cluster, which Celery can't use as its broker; point FLUXY_SYNC_REDIS_URL "
+            "at a single server, or at Sentinel (sentinel://...)"
+        )
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return StorageUnavailable("the store is still loading its data; try again in a moment")
     return StorageUnavailable(f"the store refused a command ({type(error).__name__}): {text[:200]}")
@@ -241,9 +264,7 @@ class Store:
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise NotSent(
-                "the store can't be reached; nothing was accepted; is it running? see 'fluxy-sync up'"
-            ) from error
+            raise not_reached(error) from error
         return connection
 
     def _kept(self) -> Any:

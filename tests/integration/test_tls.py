@@ -11,6 +11,8 @@ import pytest
 from fluxy_sync.connectivity import Probe, ProbeResult
 from fluxy_sync.delivery import Delivery, Flight, Request, boottime
 from fluxy_sync.doctor.upstream import judge_upstream
+from fluxy_sync.journal import Store, check_durability, connect
+from fluxy_sync.journal.store import NotSent
 from fluxy_sync.operation import Outcome, Verdict
 from fluxy_sync.settings import Settings
 from fluxy_sync.words import reason_text
@@ -161,6 +163,20 @@ def test_the_doctor_says_what_is_wrong_with_a_certificate() -> None:
     check = judge_upstream("https://a", result, 0.1, "FLUXY_SYNC_UPSTREAM")
     assert "missing authority key identifier" in check.found
     assert "FLUXY_SYNC_TLS_STRICT=0" in check.advice
+
+
+def test_a_stores_certificate_that_is_not_trusted(authority: Authority, tmp_path: Path) -> None:
+    """The sentence is about the certificate: whoever asks "is it running?" looks in the wrong place."""
+    other = Authority(tmp_path, "other")
+    with HttpServer(tls=authority.serving()) as server:
+        url = f"{server.url.replace('https', 'rediss')}/0?ssl_ca_certs={other.bundle}"
+        store = Store(connect(url))
+        with pytest.raises(NotSent, match=r"certificate isn't accepted \(.*certificate.*ssl_ca_certs") as caught:
+            store.command("PING")
+        assert "running" not in str(caught.value)
+        with pytest.raises(NotSent, match="certificate isn't accepted"):
+            check_durability(store, "always")
+        store.close()
 
 
 # --- the probe and the token endpoint
