@@ -194,6 +194,7 @@ class Store:
         self._free: deque[tuple[float, Any]] = deque()  # since when, and a connection; the last one used goes first
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self.client = client
+        self.unreachable = False  # the last try to connect failed
 
     def run(self, script: "Script", *arguments: Argument, lane_keys: Sequence[str] = ()) -> Any:
         """Run a script once.
@@ -264,7 +265,10 @@ class Store:
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self.unreachable = True
             raise not_reached(error) from error
+        if self.unreachable:
+            self.unreachable = False
         return connection
 
     def _kept(self) -> Any:
