@@ -11,7 +11,7 @@ random_hex() { od -An -v -tx1 -N"$1" /dev/urandom | tr -d ' \n'; }
 # can be read by all, and the directory by nobody else.
 [ -d deploy/secrets ] || mkdir -m 700 deploy/secrets
 umask 022
-if [ ! -s deploy/secrets/redis_url ]; then
+if [ ! -s deploy/secrets/redis_url ] && [ ! -s deploy/secrets/redis_auth.conf ]; then
     password=$(random_hex 32)
     echo "requirepass $password" > deploy/secrets/redis_auth.conf
     echo "redis://:$password@redis:6379/0" > deploy/secrets/redis_url
@@ -22,5 +22,17 @@ fi
 if [ ! -s .env ]; then
     umask 077
     printf 'FLUXY_SYNC_UPSTREAM=%s\nFLOWER_BASIC_AUTH=admin:%s\n' "$upstream" "$(random_hex 16)" > .env
+fi
+for file in redis_url redis_auth.conf; do
+    if [ ! -s "deploy/secrets/$file" ]; then
+        echo "deploy/secrets/$file is missing: it holds the password that the other one has. Put it back, or delete both" \
+            "and run this again, then 'docker-compose up -d --force-recreate'." >&2
+        exit 1
+    fi
+done
+if ! grep -qxF "FLUXY_SYNC_UPSTREAM=$upstream" .env; then
+    echo ".env was kept, and names another upstream ($(grep '^FLUXY_SYNC_UPSTREAM=' .env || echo none)):" \
+        "change FLUXY_SYNC_UPSTREAM there, then 'docker-compose up -d'." >&2
+    exit 1
 fi
 echo "Ready. The dashboard's user and password are in .env; keep a copy of deploy/secrets/keys in a safe place."

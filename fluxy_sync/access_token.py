@@ -11,6 +11,7 @@ from urllib.parse import quote_plus
 import requests
 from oauthlib.oauth2 import BackendApplicationClient
 
+from fluxy_sync.certificates import fault_of
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.flight import (
     NETWORK_ERRORS,
@@ -74,7 +75,7 @@ class TokenEndpoint:
                 body = read_body(response)
         except NETWORK_ERRORS as error:
             # Not `from error`: it holds the request, and that the secret.
-            raise self._failed(UNREACHABLE, type(error).__name__) from None
+            raise self._failed(UNREACHABLE, fault_of(error) or type(error).__name__) from None
         if response.status_code >= 500 or response.status_code == 429 or 300 <= response.status_code < 400:
             raise self._failed(UNREACHABLE, str(response.status_code))
         return self._read(body, response.status_code)

@@ -18,6 +18,7 @@ from fluxy_sync.flight import NETWORK_ERRORS, Flight, GuardedAdapter, boottime, 
 from fluxy_sync.journal import Journal, Tick
 from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import origin_of
+from fluxy_sync.progress import Progress
 from fluxy_sync.resolver import resolve
 from fluxy_sync.settings import Settings
 from fluxy_sync.tls import Tls
@@ -277,6 +278,7 @@ class Watch:
         self._failures = 0
         self._wrong_answers = 0
         self._forget_wake = role == "steward"
+        self._progress = Progress()
 
     def tick(self) -> Tick:
         """The part that every steward does each second, too."""
@@ -289,6 +291,7 @@ class Watch:
         tick = tick or self.tick()
         if tick.wants_token:
             self._wake()
+        self._progress.note(tick, self.journal)
         self._offline = tick.offline
         if self._probe_is_due(tick):
             self._last_probe = time.monotonic()

@@ -11,6 +11,7 @@ import urllib3
 from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
 
+from fluxy_sync.certificates import fault_of
 from fluxy_sync.credentials import Credentials, credentials_of
 from fluxy_sync.expiry import UpstreamClock, http_date
 from fluxy_sync.faults import local_fault
@@ -158,7 +159,8 @@ def what_happened(error: Exception, *, wrote: bool = True) -> NoConnection | Los
         return Unsendable("invalid-url")
     if isinstance(error, requests.exceptions.SSLError):
         # Also while writing: under TLS 1.3 that is when a client learns that its certificate was refused.
-        return NoConnection("tls")
+        fault = fault_of(error)
+        return NoConnection(f"tls:{fault}" if fault else "tls")
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return NoConnection("connect-timeout")
     if isinstance(error, (requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):

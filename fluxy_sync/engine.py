@@ -22,6 +22,7 @@ from fluxy_sync.journal import (
     maxmemory_of,
 )
 from fluxy_sync.journal.record import FORMAT, ONCE_BYTES, seal_context
+from fluxy_sync.journal.store import NotSent
 from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import Operation, check_size, origin_of
 from fluxy_sync.settings import Settings, read_keys
@@ -45,9 +46,9 @@ class Engine:
 
     Args:
         settings: as loaded; where they name no store, ``reload`` is asked again at each use, so that a producer may
-            start before its gateway.
+            start before its gateway; where the store can't be reached as well: the gateway may have moved it.
         reload: reads the settings anew.
-        on_store: called once a store is named after all.
+        on_store: called once a store is named after all, or another one.
     """
 
     def __init__(
@@ -110,23 +111,58 @@ class Engine:
             ConfigError: the store doesn't keep what DURABILITY asks for.
         """
         self._enter_process()
-        if self._journal is None:
+        if self._journal is not None and self._journal.store.unreachable:
+            self._follow_store()
+        journal = self._journal
+        if journal is None:
             with self._lock:
                 if self._journal is None:
-                    self._journal = self.open_journal()
-        return self._journal
+                    self._journal = self._open_or_follow()
+                journal = self._journal
+        return journal
+
+    def _open_or_follow(self) -> Journal:
+        try:
+            return self.open_journal()
+        except NotSent:
+            if not self._read_moved():
+                raise
+            return self.open_journal()
+
+    def _follow_store(self) -> bool:
+        """Take the store's new address, where the gateway came back on another one; False where it didn't."""
+        with self._lock:
+            old = self._journal
+            if not self._read_moved():
+                return False
+            self._journal = None
+        if old is not None:
+            old.store.close()
+        return True
+
+    def _read_moved(self) -> bool:
+        if self._reload is None or self._settings.redis_url is None:
+            return False
+        found = self._reload()
+        if found.redis_url is None or found.redis_url == self._settings.redis_url:
+            return False
+        logger.info("The gateway's store is at another address now.")
+        self._settings, self._once_secret = found, None
+        if self._on_store is not None:
+            self._on_store()
+        return True
 
     def open_journal(self) -> Journal:
         """A journal with connections of its own."""
         settings = self.settings
         store = Store(connect(settings.store_url))
-        check_durability(store, settings.durability)
+        check_durability(store, settings.durability, vouched=settings.store_vouched)
         return Journal(
             store,
             settings.namespace,
             Quota(
                 settings.max_pending,
-                settings.max_bytes or default_max_bytes(maxmemory_of(store)),
+                settings.max_bytes or default_max_bytes(maxmemory_of(store, vouched=settings.store_vouched)),
                 settings.max_lane_pending,
                 settings.on_full == "drop_oldest",
             ),
@@ -225,7 +261,12 @@ class Engine:
     def accept(self, records: Sequence[NewRecord]) -> Appended:
         """Append records; what had to be dropped for them is said in the log."""
         with not_accepted():
-            appended = self.journal.append(records)
+            try:
+                appended = self.journal.append(records)
+            except NotSent:
+                if not self._follow_store():
+                    raise
+                appended = self.journal.append(records)
         if appended.dropped:
             logger.warning(
                 "The queue is full: %d of the oldest operations became dead letters for new ones.", appended.dropped

@@ -3,10 +3,12 @@
 import contextlib
 import contextvars
 import errno
+import functools
 import http.client
 import io
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
+from urllib3.util.ssl_ import create_urllib3_context
 
 from fluxy_sync.errors import FluxySyncError
 from fluxy_sync.journal.clock import boottime as boottime  # whoever flies a request counts by it, too
@@ -280,7 +283,16 @@ class _GuardedHTTP(_Guarded, HTTPConnection):
 
 
 class _GuardedHTTPS(_Guarded, HTTPSConnection):
-    pass
+    strict: bool | None = None
+
+    def connect(self) -> None:
+        if self.strict is not None:
+            # A new one for each connection, as urllib3 makes it: the file of trusted authorities may have changed.
+            context = create_urllib3_context()
+            others = context.verify_flags & ~ssl.VERIFY_X509_STRICT
+            context.verify_flags = others | ssl.VERIFY_X509_STRICT if self.strict else others
+            self.ssl_context = context
+        super().connect()
 
 
 class _Fresh:
@@ -306,6 +318,15 @@ class _HTTPPool(_Fresh, HTTPConnectionPool):
 class _HTTPSPool(_Fresh, HTTPSConnectionPool):
     ConnectionCls = _GuardedHTTPS
 
+    def __init__(self, *args: Any, strict: bool | None = None, **kwargs: Any) -> None:
+        self._strict = strict
+        super().__init__(*args, **kwargs)
+
+    def _new_conn(self) -> Any:
+        connection: Any = super()._new_conn()
+        connection.strict = self._strict
+        return connection
+
 
 class GuardedAdapter(HTTPAdapter):
     """A requests transport whose connections keep to the flight's limits. It never repeats a request.
@@ -323,7 +344,8 @@ class GuardedAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        with_tls: Any = functools.partial(_HTTPSPool, strict=self._tls.strict)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": with_tls}
 
     def send(self, request: requests.PreparedRequest, *_args: Any, **_kwargs: Any) -> requests.Response:
         """Send it; the body of the answer is still to be read."""

@@ -7,7 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -17,6 +17,7 @@ from fluxy_sync.embedded import EmbeddedStore, Fsync, free_port
 from fluxy_sync.errors import ConfigError
 from fluxy_sync.host.files import exists, make_private_dir, read_private, remove, write_private
 from fluxy_sync.host.locks import LockFile
+from fluxy_sync.host.output import LineWriter
 from fluxy_sync.incarnation import is_running
 from fluxy_sync.journal import default_max_bytes
 from fluxy_sync.settings import ENV_PREFIX, GATEWAY_FILE, KEYS_FILE, SECRET_VARIABLES, Settings, split_keys
@@ -71,6 +72,7 @@ class Gateway:
     ) -> None:
         self.settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
         self._output = output or sys.stderr
+        self._lines: LineWriter | None = None
         self._commands = commands or celery_commands
         self._wants_dashboard = has_flower() if dashboard is None else dashboard
         self._environment = dict(os.environ if environment is None else environment)
@@ -87,12 +89,14 @@ class Gateway:
         data_dir = make_private_dir(self.settings.data_dir)
         with _sole(LockFile(data_dir / "gateway.lock")):
             keep_keys(self.settings)
+            self._lines = LineWriter(self._output)
             try:
                 with Supervisor(self._say, LockFile(data_dir / "guard.lock")) as supervisor:
                     self._bring_up(supervisor)
                     self._go_on(supervisor)
             finally:
                 remove(data_dir / GATEWAY_FILE)
+                self._lines.close()
         return 0
 
     def _check(self) -> None:
@@ -177,8 +181,8 @@ class Gateway:
             supervisor.pump(ORPHAN_POLL_S)
 
     def _say(self, line: str) -> None:
-        with suppress(OSError):  # the reader of our output went away: the gateway goes on
-            print(line, file=self._output, flush=True)
+        if self._lines is not None:
+            self._lines.say(line)
 
 
 def _holds(path: Path, text: str) -> bool:
@@ -254,14 +258,15 @@ def _as_text(value: object) -> str:
     return str(int(plain)) if isinstance(plain, bool) else str(plain)
 
 
-def celery_commands(_live: Settings, environment: Environment) -> list[Command]:
+def celery_commands(live: Settings, environment: Environment) -> list[Command]:
     """The worker, and the one beat."""
     serve = (sys.executable, "-m", APP)
+    level = () if live.log_level == "INFO" else ("--loglevel", live.log_level)
     for_worker = {name: value for name, value in environment.items() if not name.startswith(FOR_THE_DASHBOARD)}
     for_beat = {name: value for name, value in for_worker.items() if not name.startswith(NOT_FOR_BEAT)}
     return [
-        command("worker", (*serve, "worker"), for_worker, " ready.", WORKER_GRACE_S),
-        command("beat", (*serve, "beat"), for_beat, "beat: Starting"),
+        command("worker", (*serve, "worker", *level), for_worker, " ready.", WORKER_GRACE_S),
+        command("beat", (*serve, "beat", *level), for_beat, "beat: Starting"),
     ]
 
 

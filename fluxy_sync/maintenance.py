@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, islice, takewhile
+from itertools import islice, takewhile
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ from fluxy_sync.admin.acceptance import Unaccepted, examine, is_unaccepted, refu
 from fluxy_sync.engine import Engine
 from fluxy_sync.errors import CorruptRecord, InvalidOperation, SealError
 from fluxy_sync.journal import DeadLetter, Inventory, StoredRecord, Waiting
-from fluxy_sync.journal.inventory import PAGE_LETTERS, PAUSED, End, LetterBody
+from fluxy_sync.journal.inventory import PAGE_LETTERS, PAUSED, STEP_BYTES, End, LetterBody
 from fluxy_sync.journal.record import parse
 from fluxy_sync.operation import DEFAULT_LANE, OWN_LANE_MARK, Operation, check_size, encode_body
 from fluxy_sync.outcome import EXPIRED
@@ -215,7 +215,7 @@ class Maintenance:
                 accepted; nothing changed.
             UnknownKey, CorruptRecord: it has to be opened for that, and can't be.
         """
-        letters = self._select(ids)
+        letters = self._select(ids, newest_first=end == "head")
         if ids is not None:
             letters = iter(list(map(_replayable, letters)))  # all of them, before anything changes
         if body is not UNCHANGED:
@@ -247,29 +247,44 @@ class Maintenance:
             raise CorruptRecord(f"the dead letter {letter.id} holds the record of another one")
         return self._engine.open(stored, letter.lane)
 
-    def _select(self, ids: Iterable[str] | None) -> Iterator[DeadLetter]:
+    def _select(self, ids: Iterable[str] | None, *, newest_first: bool = False) -> Iterator[DeadLetter]:
         if ids is None:
             # Those that die meanwhile, maybe again, are others: else this might never end.
             last = self.inventory.last_number()
+            if newest_first:
+                return self.inventory.letters_backwards(last)
             return takewhile(lambda letter: letter.number <= last, self.inventory.letters())
         found = (self.inventory.find_letter(one) for one in ([ids] if isinstance(ids, str) else ids))
-        return iter(sorted((letter for letter in found if letter), key=lambda letter: letter.number))
+        named = (letter for letter in found if letter)
+        return iter(sorted(named, key=lambda letter: letter.number, reverse=newest_first))
 
     def _replay_at_tail(self, letters: Iterator[Part]) -> int:
-        return sum(self._put_back(some, "tail") for some in chunks(letters))
+        return sum(self._put_back(some, "tail") for some in chunks(letters, _size_of_part))
 
     def _replay_at_head(self, letters: Iterator[Part]) -> int:
-        count = 0
-        for lane, group in groupby(sorted(letters, key=lambda x: (x[0].lane, -x[0].number)), lambda x: x[0].lane):
-            parts = list(chunks(group))
-            # In several steps the lane must wait, or the later ones would be sent before the earlier are back.
-            for part in parts:
-                if len(parts) > 1:
-                    self.inventory.hold(lane, REPLAYING, REPLAYING_S)
-                count += self._put_back(part, "head")
-            if len(parts) > 1 and self.inventory.let_go(lane, REPLAYING)[1]:
-                self._wake()
+        """The newest first: each goes in front of the one before."""
+        count, held = 0, dict[str, float]()  # lanes, and when each was held last
+        steps = chunks(letters, _size_of_part)
+        step = next(steps, None)
+        while step is not None:
+            following = next(steps, None)
+            # In several steps the lanes must wait, or the later ones would be sent before the earlier are back.
+            if held or following is not None:
+                self._hold_for_replay({letter.lane for letter, _ in step}, held)
+            count += self._put_back(step, "head")
+            step = following
+        woken = [self.inventory.let_go(lane, REPLAYING)[1] for lane in held]
+        if any(woken):
+            self._wake()
         return count
+
+    def _hold_for_replay(self, lanes: Iterable[str], held: dict[str, float]) -> None:
+        """Hold these lanes, and the others still; a lane of one operation has no order to keep."""
+        now = time.monotonic()
+        due = [lane for lane, since in held.items() if now - since > REPLAYING_S / 3]
+        for lane in {*due, *(lane for lane in lanes if lane not in held and not lane.startswith(OWN_LANE_MARK))}:
+            self.inventory.hold(lane, REPLAYING, REPLAYING_S)
+            held[lane] = now
 
     def _replay_edited(self, letters: list[DeadLetter], end: End, body: Any) -> int:
         if not letters:
@@ -305,7 +320,7 @@ class Maintenance:
         """Delete dead letters for good, those named or all. Returns how many went."""
         self.note("drop", "all" if ids is None else ", ".join(ids if not isinstance(ids, str) else [ids]))
         count = 0
-        for some in chunks(self._select(ids)):
+        for some in chunks(self._select(ids), _size_of):
             dropped, woken = self.inventory.drop(some)
             count += dropped
             if woken:
@@ -389,13 +404,23 @@ def _replayable(letter: DeadLetter) -> DeadLetter:
     return letter
 
 
-def chunks(letters: Iterable[T]) -> Iterator[list[T]]:
-    """The letters in lists of what one step takes."""
-    some: list[T] = []
+def _size_of(letter: DeadLetter) -> int:
+    return letter.size
+
+
+def _size_of_part(part: Part) -> int:
+    return part[0].size + len(part[1])
+
+
+def chunks(letters: Iterable[T], size_of: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
+    """The letters in lists of what one step takes, by number and by bytes; a larger one is a step of its own."""
+    some, size = list[T](), 0
     for letter in letters:
-        some.append(letter)
-        if len(some) == PAGE_LETTERS:
+        its_size = size_of(letter)
+        if some and (len(some) == PAGE_LETTERS or size + its_size > STEP_BYTES):
             yield some
-            some = []
+            some, size = [], 0
+        some.append(letter)
+        size += its_size
     if some:
         yield some

@@ -49,13 +49,22 @@ class _Name:
         if self._running and (now - self._begun_at < AGAIN_S or self._running >= AT_ONCE):
             return
         self._begun, self._begun_at, self._running = self._begun + 1, now, self._running + 1
-        threading.Thread(target=self._look_up, args=(self._begun,), name="fluxy-resolver", daemon=True).start()
+        thread = threading.Thread(target=self._look_up, args=(self._begun,), name="fluxy-resolver", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # out of threads or memory
+            self._running -= 1
+            raise socket.gaierror(socket.EAI_AGAIN, "no thread is to be had for a look-up") from error
 
     def _look_up(self, number: int) -> None:
         try:
             found = socket.getaddrinfo(self._host, self._port, allowed_gai_family(), socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             self._end(number, [], error)
+        except BaseException as error:
+            # Counted as ended whatever it was: of those that run there may only be so many.
+            self._end(number, [], socket.gaierror(socket.EAI_FAIL, f"unexpected {type(error).__name__}"))
+            raise
         else:
             self._end(number, list(dict.fromkeys(str(address[0]) for *_, address in found)), None)
 

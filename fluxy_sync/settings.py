@@ -49,6 +49,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Durability = Literal["always", "everysec", "waitaof"]
 OnFull = Literal["reject", "drop_oldest"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 OnDead = Literal["go_on", "halt"]
 
 
@@ -115,6 +116,7 @@ class Settings(BaseSettings):
     node: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9_.-]{1,200}$")
     worker_concurrency: int = Field(default=2, ge=1, le=1024)
     task_events: bool = True
+    log_level: LogLevel = "INFO"
     imports: Annotated[tuple[str, ...], NoDecode] = ()
     max_pending: int = Field(default=0, ge=0)
     max_lane_pending: int = Field(default=0, ge=0)
@@ -122,6 +124,7 @@ class Settings(BaseSettings):
     on_full: OnFull = "reject"
     max_body_bytes: int = Field(default=DEFAULT_MAX_BODY_BYTES, ge=1, le=LARGEST_BODY_BYTES)
     durability: Durability = "always"
+    store_vouched: bool = False
     accept_unsealed: bool = False
     expires_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     on_dead: OnDead = "go_on"
@@ -138,6 +141,7 @@ class Settings(BaseSettings):
     client_cert: Path | None = None
     client_key: Path | None = None
     ca_bundle: Path | None = None
+    tls_strict: bool | None = None
     connect_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     read_timeout_s: float = Field(default=25.0, gt=0, allow_inf_nan=False)
     total_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
@@ -166,6 +170,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
     @field_validator("namespace")
     @classmethod

@@ -26,6 +26,7 @@ from fluxy_sync.journal import Journal, Tick
 from fluxy_sync.lease_renewer import Keeper
 from fluxy_sync.logs import get_logger
 from fluxy_sync.operation import FLUSH
+from fluxy_sync.operation_log import quieten
 from fluxy_sync.tokens import any_waits, broker_errors, is_spared, queue_is_empty, spare, wake
 
 logger = get_logger(__name__)
@@ -437,6 +438,7 @@ class StewardStep(bootsteps.StartStopStep):
         except ConfigError as error:
             give_up_on(error)
         worker.app.fluxy_runtime = runtime
+        quieten()
         # Receivers that only live here would be collected: signals hold them weakly.
         self._on_shutdown = lambda **_: setattr(runtime.incarnation, "closing", True)
         signals.worker_shutting_down.connect(self._on_shutdown)

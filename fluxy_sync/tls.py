@@ -10,10 +10,14 @@ from fluxy_sync.settings import ENV_PREFIX, Settings
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """What TLS connections trust (a file of CA certificates, or True: the public ones), and what they show."""
+    """What TLS connections trust (a file of CA certificates, or True: the public ones), and what they show.
+
+    ``strict``: certificates must follow RFC 5280 to the letter; None for Python's default, which is so from 3.13 on.
+    """
 
     trusted: str | bool = True
     shown: tuple[str, str] | str | None = None
+    strict: bool | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Tls":
@@ -31,12 +35,12 @@ class Tls(msgspec.Struct, frozen=True):
         if cert is not None:
             _check_certificate(cert, key)
         shown = None if cert is None else str(cert) if key is None else (str(cert), str(key))
-        return cls(True if ca is None else str(ca), shown)
+        return cls(True if ca is None else str(ca), shown, settings.tls_strict)
 
     @property
     def anonymous(self) -> "Tls":
         """The same without the client certificate."""
-        return Tls(self.trusted)
+        return Tls(self.trusted, strict=self.strict)
 
 
 def _check_readable(name: str, path: Path) -> None:

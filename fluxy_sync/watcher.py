@@ -17,6 +17,7 @@ POLL_S = 0.25  # the store is looked at so often while nothing is heard from it
 LEAST_GAP_S = 0.05  # and no more often than this, however much is heard
 PATIENCE_S = 0.2  # what a dashboard may take to answer before the store is looked at instead
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 5.0
+STUMBLE_S = 1.0  # after an error that nobody expected
 STEADY_S = 5.0  # a stream that lasted so long was a good one: the next one is asked for at once
 
 
@@ -51,6 +52,9 @@ class Door:
             self._take(dashboard.stream())
         except DashboardUnavailable as error:
             self.lost(error)
+        except Exception as error:
+            self.lost(DashboardUnavailable(f"its stream met an unexpected error ({type(error).__name__})"))
+            raise
         finally:
             self._knocking = False
             self._answered.set()
@@ -118,16 +122,29 @@ class Watcher(threading.Thread):
         try:
             patience_s = PATIENCE_S
             while self._goes_on():
-                stream = self._door.stream(patience_s)
-                if stream is None:
-                    self._look()
-                else:
-                    self._follow(stream)
-                patience_s = 0.0 if stream is None else PATIENCE_S
+                try:
+                    patience_s = self._turn(patience_s)
+                except Exception as error:  # noqa: BLE001 -- whoever is subscribed must not be left with old values
+                    self._stumble(error)
         finally:
             for part in (self._door, self._hints, self._sources.store):
                 part.close()
             self._audience.ended(self)
+
+    def _turn(self, patience_s: float) -> float:
+        """Follow the stream or look at the store; gives the patience with the dashboard of the next turn."""
+        stream = self._door.stream(patience_s)
+        if stream is None:
+            self._look()
+            return 0.0
+        self._follow(stream)
+        return PATIENCE_S
+
+    def _stumble(self, error: Exception) -> None:
+        """An error that nobody expected: said in the log, what is known is stale, and it is tried again."""
+        logger.error("Live values met an unexpected error; they are read again in a moment.", exc_info=error)
+        self._audience.doubt(FluxySyncError(f"live values met an unexpected error ({type(error).__name__})"))
+        self._stopped.wait(STUMBLE_S)
 
     @property
     def trouble(self) -> str:

@@ -1,7 +1,6 @@
 """What people read: codes, times, sizes and addresses in words."""
 
 import re
-from http import HTTPStatus
 from itertools import pairwise
 from urllib.parse import urlsplit
 
@@ -43,7 +42,25 @@ REASONS = {
     "replaying": "a replay is under way",
     "damaged": "why can't be read any more: the next tick lets it go",
 }
+PHRASES = {  # of RFC 9110, and of the others that IANA's registry names
+    100: "Continue", 101: "Switching Protocols", 102: "Processing", 103: "Early Hints",
+    200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information", 204: "No Content",
+    205: "Reset Content", 206: "Partial Content", 207: "Multi-Status", 208: "Already Reported", 226: "IM Used",
+    300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other", 304: "Not Modified",
+    305: "Use Proxy", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 406: "Not Acceptable", 407: "Proxy Authentication Required", 408: "Request Timeout",
+    409: "Conflict", 410: "Gone", 411: "Length Required", 412: "Precondition Failed", 413: "Content Too Large",
+    414: "URI Too Long", 415: "Unsupported Media Type", 416: "Range Not Satisfiable", 417: "Expectation Failed",
+    421: "Misdirected Request", 422: "Unprocessable Content", 423: "Locked", 424: "Failed Dependency",
+    425: "Too Early", 426: "Upgrade Required", 428: "Precondition Required", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+    504: "Gateway Timeout", 505: "HTTP Version Not Supported", 506: "Variant Also Negotiates",
+    507: "Insufficient Storage", 508: "Loop Detected", 511: "Network Authentication Required",
+}  # fmt: skip
 WRONG_ANSWER = "wrong-answer-"
+TLS = "tls:"
 SPENT = "retries-spent:"
 KEY, TASK, HALTED, WORKER_ERROR = "key:", "task:", "halted:", "worker-error:"
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -55,6 +72,8 @@ def reason_text(reason: str) -> str:
     """A reason code in words; one that has none stays as it is."""
     if reason.startswith(WRONG_ANSWER):
         return f"the upstream answers {reason.removeprefix(WRONG_ANSWER)}"
+    if reason.startswith(TLS):
+        return f"{REASONS['tls']}: {reason.removeprefix(TLS).replace('-', ' ')}"
     if reason.startswith(SPENT):
         return f"its retries are spent; the last: {reason_text(reason.removeprefix(SPENT))}"
     if reason.isdecimal():
@@ -71,10 +90,7 @@ def gate_text(gate: str, reason: str) -> str:
 
 def status_text(status: int) -> str:
     """A status with its name: ``503 Service Unavailable``."""
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
+    return f"{status} {PHRASES[status]}" if status in PHRASES else str(status)
 
 
 def _held_text(why: str) -> str:

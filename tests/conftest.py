@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fluxy_sync.embedded import EmbeddedStore
@@ -19,6 +20,10 @@ from fluxy_sync.journal import Journal, Store, connect
 from fluxy_sync.settings import Settings
 from fluxy_sync.vault import new_key
 from tests.upstream import Upstream
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a background job, or under nohup: what tests start would inherit that, and never end by Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,6 +46,20 @@ def wait_until(condition: Callable[[], Any], timeout: float = 20.0, what: str = 
         if time.monotonic() > ends:
             raise AssertionError(f"not within {timeout} s: {what or condition}")
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """Kill a process, and all that it started, where a test that failed has left it."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            for one in (process, *family):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session")

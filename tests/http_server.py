@@ -129,11 +129,29 @@ class HttpServer:
         self._server.server_close()
 
 
-class Authority:
-    """A certificate authority of one's own; its files lie in a folder."""
+def usage(*, is_authority: bool) -> x509.KeyUsage:
+    """What a key may be used for, as RFC 5280 asks: an authority's signs certificates, the others' handshakes."""
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
-    def __init__(self, folder: Path, name: str = "authority") -> None:
-        self._folder = folder
+
+class Authority:
+    """A certificate authority of one's own; its files lie in a folder.
+
+    ``lacks``: 'key-identifier' or 'key-usage', as many home-made ones do.
+    """
+
+    def __init__(self, folder: Path, name: str = "authority", lacks: str = "") -> None:
+        self._folder, self._lacks = folder, lacks
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.bundle = folder / f"{name}.pem"
@@ -143,17 +161,21 @@ class Authority:
     def _build(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, is_authority: bool) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        return (
+        builder = (
             x509.CertificateBuilder(self._name, name, key, x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-            .add_extension(authority, critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(
                 x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
             )
-            .sign(self._key, hashes.SHA256())
         )
+        if self._lacks != "key-identifier":
+            builder = builder.add_extension(authority, critical=False)
+        if self._lacks != "key-usage":
+            builder = builder.add_extension(usage(is_authority=is_authority), critical=True)
+        return builder.sign(self._key, hashes.SHA256())
 
     def issue(self, name: str, password: bytes | None = None) -> tuple[Path, Path]:
         """A certificate for 127.0.0.1 and its key, as files."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import redis
 
 from fluxy_sync.ballast import Ballast
+from fluxy_sync.certificates import is_tls
 from fluxy_sync.doctor.check import Check, Issue, conclude, issue_of, reason_of
 from fluxy_sync.doctor.patient import Patient, is_of_gateway
 from fluxy_sync.errors import ConfigError, StorageUnavailable
@@ -57,7 +58,7 @@ def _unreachable(error: StorageUnavailable, where: str, settings: Settings) -> I
     issue = issue_of(error)
     if not isinstance(error.__cause__, redis.ConnectionError | redis.TimeoutError | OSError):
         return issue
-    if isinstance(error.__cause__, redis.AuthenticationError | redis.BusyLoadingError):
+    if isinstance(error.__cause__, redis.AuthenticationError | redis.BusyLoadingError) or is_tls(error):
         return issue
     log = f"; its log is {settings.data_dir / 'log' / 'store.log'}" if is_of_gateway(settings) else ""
     advice = f"is it running? check {ENV_PREFIX}REDIS_URL, or start the gateway with 'fluxy-sync up'{log}"
@@ -160,7 +161,7 @@ def check_durability(patient: Patient) -> Check:
     """What a worker would refuse at its start, and what has failed since."""
     refused = None
     try:
-        check_at_start(patient.store, patient.settings.durability)
+        check_at_start(patient.store, patient.settings.durability, vouched=patient.settings.store_vouched)
     except ConfigError as error:
         refused = issue_of(error)
     behind_sentinels = patient.settings.store_url.startswith("sentinel:")

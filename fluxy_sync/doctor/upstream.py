@@ -9,7 +9,7 @@ from fluxy_sync.doctor.check import Check, Issue, conclude
 from fluxy_sync.doctor.patient import Patient, Probed
 from fluxy_sync.journal import Snapshot
 from fluxy_sync.settings import ENV_PREFIX
-from fluxy_sync.words import address_of, duration, millis
+from fluxy_sync.words import TLS, address_of, duration, millis, reason_text
 
 CLOCK_SLACK_S = 5.0
 EARLIEST_NOW = datetime(2024, 1, 1, tzinfo=UTC).timestamp()  # a clock before this was never set
@@ -27,6 +27,10 @@ ADVICE = {
     "captive-portal": ("a captive portal answers in its place", "log in to the network's portal"),
     "invalid-url": ("its URL can't be read", "correct {setting}"),
 }
+CERTIFICATE_ADVICE = (
+    "check the clock and FLUXY_SYNC_CA_BUNDLE; renew the certificate, or its authority's; one that only breaks a rule "
+    "of RFC 5280 is taken with FLUXY_SYNC_TLS_STRICT=0"
+)
 WRONG_ANSWER = "wrong-answer-"
 OTHER_ADVICE = "look at the server, and check {setting}"
 
@@ -50,6 +54,8 @@ def judge_upstream(url: str, result: ProbeResult, took_s: float, setting: str) -
         answer = "connected" if url.startswith("tcp:") else f"answers {result.reason}"
         return conclude("upstream", f"{url}: {answer} in {millis(took_s)}")
     found, advice = ADVICE.get(result.reason, (result.reason, OTHER_ADVICE))
+    if result.reason.startswith(TLS):
+        found, advice = reason_text(result.reason), CERTIFICATE_ADVICE
     if result.reason.startswith(WRONG_ANSWER):
         found = f"it answers {result.reason.removeprefix(WRONG_ANSWER)}"
         advice = "look at the server, and check FLUXY_SYNC_PROBE_EXPECT and FLUXY_SYNC_PROBE_URL"

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import os
 import time
 import uuid
 from pathlib import Path
@@ -20,7 +21,8 @@ def host() -> str:
     """Names this machine's ``boottime``: all that share the clock give the same name, until the next boot."""
     boot, namespace = str(uuid.getnode()), ""
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # Beside the name: machines that were cloned while they ran, or started without entropy, share a boot's id.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() + os.uname().nodename
     with contextlib.suppress(OSError):
         namespace = str(Path("/proc/self/ns/time").readlink())  # a container may have a clock of its own
     return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:12]

@@ -34,7 +34,7 @@ class Hints:
 
         True also once it has begun to listen: what happened before was not heard.
         """
-        if self._messages is None and time.monotonic() >= self._deaf_until and self._subscribe():
+        if self._messages is None and time.monotonic() >= self._deaf_until and self._subscribe(stop):
             return True
         ends = time.monotonic() + seconds
         while not stop.is_set() and (left_s := ends - time.monotonic()) > 0:
@@ -56,7 +56,7 @@ class Hints:
             with contextlib.suppress(redis.RedisError, OSError):
                 messages.close()
 
-    def _subscribe(self) -> bool:
+    def _subscribe(self, stop: threading.Event) -> bool:
         try:
             journal = self._reach()
             messages: Callable[[], redis.client.PubSub] = journal.store.client.pubsub  # redis-py leaves it untyped
@@ -65,8 +65,10 @@ class Hints:
         except _LOST:
             self._lose()
             return False
-        if self._hear(CONFIRM_S):
-            return True
+        ends = time.monotonic() + CONFIRM_S
+        while self._messages is not None and not stop.is_set() and time.monotonic() < ends:
+            if self._hear(TURN_S):
+                return True
         self._lose()
         return False
 

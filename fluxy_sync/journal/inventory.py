@@ -4,18 +4,21 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from itertools import takewhile
 from typing import Any, Literal
 
 import msgspec
 
 from fluxy_sync.errors import CorruptRecord
 from fluxy_sync.journal import record
-from fluxy_sync.journal.journal import WAKE_S, Journal, all_understood, read_id, text
+from fluxy_sync.journal.journal import WAKE_S, Journal, all_guarded, read_id, text, understood
 from fluxy_sync.journal.store import Argument
 from fluxy_sync.vault import KEY_ID_BYTES
 
 PAGE_OPERATIONS = 500  # in one call; the scripts stop earlier where records are large
 PAGE_LETTERS = 200
+STEP_BYTES = 1024 * 1024  # of dead letters that go in one step: some 3 ms of the store's time
 CLEAR_RECORDS = 500
 AUDIT_NOTES = 10_000
 LANES_AT_ONCE = 500
@@ -103,7 +106,7 @@ class Page(msgspec.Struct, frozen=True):
     before: bytes
 
 
-@all_understood
+@all_guarded
 class Inventory:
     """Lists and changes what waits and what is dead, in steps that never hold the store for long."""
 
@@ -128,18 +131,15 @@ class Inventory:
     def page(self, lane: str, index: int = 0, before: str | bytes = b"", most: int = PAGE_OPERATIONS) -> Page:
         """One stretch, from ``index`` on; ``before`` is what the page before it gave: its record may have moved."""
         packed = record.pack_id(before) if isinstance(before, str) and before else before
-        goes_on, last, now, flying, retry, *flat = self._journal.run("page", lane, index, packed, most, lanes=[lane])
-        entries = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-        found = tuple(_waiting(lane, entry, now, bool(flying), retry) for entry in entries)
-        return Page(found, goes_on if goes_on >= 0 else None, last)
+        answer = self._journal.run("page", lane, index, packed, most, lanes=[lane])
+        return understood(partial(_read_page, lane), answer)
 
     def find(self, lane: str, operation_id: str) -> tuple[Waiting, bytes] | None:
         """One operation of a lane, as ``waiting`` gives it, and its whole record."""
         _, *rest = self._journal.search("find", lane, operation_id)
         if not rest:
             return None
-        raw, index, now, flying, retry = rest
-        return _waiting(lane, (index, len(raw), raw), now, bool(flying), retry), raw
+        return understood(partial(_read_found, lane), rest)
 
     def length(self, lane: str) -> int:
         """Records in a lane, tombstones included."""
@@ -148,7 +148,7 @@ class Inventory:
     def count(self, lane: str) -> int:
         """Operations in a lane."""
         tombstones = self._journal.store.command("HGET", self._journal.keys.cancelled, lane)
-        return max(0, self.length(lane) - int(tombstones or 0))
+        return max(0, self.length(lane) - understood(_whole, tombstones))
 
     def records(self, lane: str, index: int, count: int) -> list[bytes]:
         """Some records as they are stored."""
@@ -185,20 +185,32 @@ class Inventory:
 
     def journal_ms(self) -> int:
         """Journal time as it was last written."""
-        return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "now") or 0)
+        return understood(_whole, self._journal.store.command("HGET", self._journal.keys.fixed[0], "now"))
 
     # --- dead letters
 
     def letters(self, after: int = 0) -> Iterator[DeadLetter]:
         """The dead letters in the order in which they died, read in pages."""
         while after >= 0:
-            after, *flat = self._journal.run("letters", after, PAGE_LETTERS)
-            for at in range(0, len(flat), _LETTER_FIELDS):
-                yield _letter(flat[at : at + _LETTER_FIELDS])
+            after, found = understood(_read_letters, self._journal.run("letters", after, PAGE_LETTERS))
+            yield from found
+
+    def letters_backwards(self, number: int) -> Iterator[DeadLetter]:
+        """The dead letters from that number on to the oldest, the newest first, read in pages."""
+        before, keys = number + 1, self._journal.keys
+        while True:
+            found = self._journal.store.command(
+                "ZREVRANGEBYSCORE", keys.dead_index, f"({before}", "-inf", "WITHSCORES", "LIMIT", 0, PAGE_LETTERS
+            )
+            if not found:
+                return
+            first = understood(_lowest, found)
+            yield from reversed([*takewhile(partial(_is_before, before), self.letters(after=first - 1))])
+            before = first
 
     def last_number(self) -> int:
         """The number of the newest dead letter."""
-        return int(self._journal.store.command("HGET", self._journal.keys.fixed[0], "dead_seq") or 0)
+        return understood(_whole, self._journal.store.command("HGET", self._journal.keys.fixed[0], "dead_seq"))
 
     def find_letter(self, operation_id: str) -> DeadLetter | None:
         """The dead letter with that id."""
@@ -207,7 +219,7 @@ class Inventory:
             score = numbered[1]
         if score is None:
             return None
-        found = next(self.letters(after=int(float(score)) - 1), None)
+        found = next(self.letters(after=understood(_position, score) - 1), None)
         return found if found is not None and found.id == operation_id else None
 
     def letter(self, member: bytes) -> LetterBody | None:
@@ -304,9 +316,7 @@ class Inventory:
         They begin anew when the store starts again.
         """
         found = self._journal.store.command("HGETALL", self._journal.keys.histogram)
-        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        values = {text(name): int(value) for name, value in pairs if value.isdigit()}  # others were damaged
-        return {name: _histogram(name, bounds, values) for name, bounds in BOUNDS_S.items()}
+        return understood(_read_histograms, found)
 
     # --- the audit log
 
@@ -324,6 +334,46 @@ _WAKE_MS = round(WAKE_S * 1000)
 _LETTER_FIELDS = 9
 _SAMPLE = re.compile(rb"(\d{1,11}) (\d{1,15}) (\d{1,15}) (\d{1,15})")
 _NUMBERED = re.compile(f"(?:{DAMAGED}|{SET_ASIDE})([0-9]{{1,15}})")
+
+
+def _whole(value: Any) -> int:
+    return int(value or 0)
+
+
+def _position(score: Any) -> int:
+    return int(float(score))
+
+
+def _lowest(found: Any) -> int:
+    """The score of the last member, from a reply of either protocol."""
+    return _position(found[-1][1] if isinstance(found[-1], list) else found[-1])
+
+
+def _is_before(number: int, letter: DeadLetter) -> bool:
+    return letter.number < number
+
+
+def _read_page(lane: str, answer: Any) -> Page:
+    goes_on, last, now, flying, retry, *flat = answer
+    entries = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    found = tuple(_waiting(lane, entry, now, bool(flying), retry) for entry in entries)
+    return Page(found, goes_on if goes_on >= 0 else None, last)
+
+
+def _read_found(lane: str, answer: Any) -> tuple[Waiting, bytes]:
+    raw, index, now, flying, retry = answer
+    return _waiting(lane, (index, len(raw), raw), now, bool(flying), retry), raw
+
+
+def _read_letters(answer: Any) -> tuple[int, list[DeadLetter]]:
+    after, *flat = answer
+    return after, [_letter(flat[at : at + _LETTER_FIELDS]) for at in range(0, len(flat), _LETTER_FIELDS)]
+
+
+def _read_histograms(found: Any) -> dict[str, Histogram]:
+    pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+    values = {text(name): int(value) for name, value in pairs if value.isdigit()}  # others were damaged
+    return {name: _histogram(name, bounds, values) for name, bounds in BOUNDS_S.items()}
 
 
 def _causes(lines: bytes) -> tuple[str, ...]:

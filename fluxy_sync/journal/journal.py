@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from fluxy_sync.errors import AcceptanceUnknown, FluxySyncError, QueueFull, StorageUnavailable
+from fluxy_sync.errors import AcceptanceUnknown, FluxySyncError, OperationTooLarge, QueueFull, StorageUnavailable
 from fluxy_sync.journal import record
 from fluxy_sync.journal.answers import (
     NO_QUOTA,
@@ -29,14 +29,18 @@ from fluxy_sync.journal.clock import Clock
 from fluxy_sync.journal.keys import Keys
 from fluxy_sync.journal.record import NewRecord, StoredRecord
 from fluxy_sync.journal.store import Argument, NotSent, ReplyLost, Script, Store, pack
+from fluxy_sync.logs import get_logger
 
 CLAIM_S = 14.0  # so that another host has sent what a dead one held within 15 s
 CLOCK_MARGIN_S = 5.0  # journal time may run ahead of a holder's clock by one step of the prelude's MAX_STEP_MS
 RUN_OPERATIONS = 64
 RUN_BYTES = 256 * 1024
 TAKEOVERS_UNTIL_DEAD = 5
-WAKE_S = 3.0
+WAKE_S = 86_400.0  # a wake token waits in the broker until a worker takes it, however long none runs
+WAKE_LOST_S = 3.0  # one that was to be published so long ago, and isn't in the broker, is lost
 RECENT_IDS = 10_000
+MOST_TOGETHER = 10_000  # operations that are accepted all or none
+MOST_BYTES_TOGETHER = 32 * 1024**2
 LANES_AT_ONCE = 500
 NOBODY = "- -"
 ASK_AGAIN_S = 4.0  # how long a lost reply is asked for again
@@ -51,7 +55,10 @@ SCRIPTS = (
 P = ParamSpec("P")
 T = TypeVar("T")
 
+logger = get_logger(__name__)
+
 ONCE_WINDOW_S = 86_400.0
+CAUSE_CHARS = 200  # of an error's text in the log
 REASON_BYTES = 200  # of 255 at most, where a character that was cut is made readable
 _CLAIM = re.compile(rb"\d+ \d+ (\S+ \S+)")
 _FULL = {
@@ -75,6 +82,33 @@ def _seconds(ms: int) -> float | None:
 def _read_buried(flat: Sequence[bytes]) -> tuple[Buried, ...]:
     parts = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
     return tuple(Buried(_text(lane), read_id(packed), _text(reason), raw) for lane, packed, reason, raw in parts)
+
+
+def _read_heads(pages: Any) -> list[str]:
+    return [read_id(head) for _, head, _, flying, *_ in pages if head and flying]
+
+
+def _read_tick(answer: Any) -> Tick:
+    gate, opens, due, pending, beat, delivered, offline = answer
+    return Tick(
+        _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)
+    )
+
+
+def _read_snapshot(answer: Any) -> Snapshot:
+    *values, held_for = answer
+    causes = dict(zip(map(_text, held_for[::2]), map(int, held_for[1::2]), strict=True))
+    return msgspec.convert([*map(_text, values), causes], Snapshot)
+
+
+def _check_together(records: Sequence[NewRecord]) -> None:
+    """All or none is one step of the store, for which everybody waits: some 15 us for each operation."""
+    size = sum(len(r.sealed) for r in records)
+    if len(records) > MOST_TOGETHER or (size > MOST_BYTES_TOGETHER and len(records) > 1):
+        raise OperationTooLarge(
+            f"these are {len(records):,} operations of {size:,} bytes together: queue at most {MOST_TOGETHER:,} or "
+            f"{MOST_BYTES_TOGETHER // 1024**2} MiB in one call; nothing was accepted"
+        )
 
 
 def read_id(packed: bytes) -> str:
@@ -103,7 +137,7 @@ UNREADABLE = (AttributeError, LookupError, OverflowError, RecursionError, TypeEr
 _NOT_OURS = "the store holds something that the journal can't have written; it was damaged, or changed by hand"
 
 
-def understood(ask: Callable[P, T]) -> Callable[P, T]:
+def guarded(ask: Callable[P, T]) -> Callable[P, T]:
     """What the store holds may have been damaged, or written by somebody else: then it is as if it refused."""
 
     @functools.wraps(ask)
@@ -113,7 +147,7 @@ def understood(ask: Callable[P, T]) -> Callable[P, T]:
         except FluxySyncError:
             raise
         except UNREADABLE as error:
-            raise StorageUnavailable(_NOT_OURS) from error
+            raise _unreadable(ask, error) from error
 
     ask_on: Callable[P, Any] = ask
 
@@ -124,20 +158,38 @@ def understood(ask: Callable[P, T]) -> Callable[P, T]:
         except FluxySyncError:
             raise
         except UNREADABLE as error:
-            raise StorageUnavailable(_NOT_OURS) from error
+            raise _unreadable(ask, error) from error
 
     return ask_and_read_on if inspect.isgeneratorfunction(ask) else ask_and_read
 
 
-def all_understood(kind: type[T]) -> type[T]:
-    """``understood`` for each public method of a class."""
+def understood(read: Callable[[Any], T], reply: Any) -> T:
+    """What ``read`` makes of a reply of the store's.
+
+    Raises:
+        StorageUnavailable: it can't be read: what the store holds was damaged, or written by somebody else.
+    """
+    try:
+        return read(reply)
+    except UNREADABLE as error:
+        raise _unreadable(read, error) from error
+
+
+def _unreadable(read: Callable[..., Any], error: Exception) -> StorageUnavailable:
+    cause = f"{type(error).__name__}: {ascii(str(error))[:CAUSE_CHARS]}"
+    logger.error("A reply of the store can't be read (%s, %s).", getattr(read, "__qualname__", "?"), cause)
+    return StorageUnavailable(f"{_NOT_OURS} ({type(error).__name__})")
+
+
+def all_guarded(kind: type[T]) -> type[T]:
+    """``guarded`` for each public method of a class."""
     for name, method in list(vars(kind).items()):
         if inspect.isfunction(method) and not name.startswith("_") and not hasattr(method, "__wrapped__"):
-            setattr(kind, name, understood(method))
+            setattr(kind, name, guarded(method))
     return kind
 
 
-@all_understood
+@all_guarded
 class Journal:
     """The lanes of one namespace.
 
@@ -168,10 +220,12 @@ class Journal:
         """Accept records, all or none; those that are known already aren't stored again.
 
         Raises:
+            OperationTooLarge: they are too many, or too large, for one step of the store; nothing was accepted.
             QueueFull: the quota is reached; nothing was accepted.
             StorageUnavailable: nothing was accepted.
             AcceptanceUnknown: the store went away before it answered.
         """
+        _check_together(records)
         command_id, asked_before = os.urandom(12), False
         give_up_at = time.monotonic() + ASK_AGAIN_S
         pause_s = 0.02
@@ -250,7 +304,8 @@ class Journal:
             length_s: the claim's length.
             drop_wake: the caller was woken by a token, which is used up now.
         """
-        return self._read_claim(self.run("claim", *self._claim_arguments(holder, most, length_s, drop_wake)))
+        answer = self.run("claim", *self._claim_arguments(holder, most, length_s, drop_wake))
+        return understood(self._read_claim, answer)
 
     def _claim_arguments(self, holder: str, most: int, length_s: float, drop_wake: bool) -> tuple[Argument, ...]:
         return (
@@ -318,9 +373,13 @@ class Journal:
         arguments += self.flatten(followers, lanes)
         claim = self._claim_arguments(then_claim, RUN_OPERATIONS, length_s, False)
         after = (self._scripts["claim"].pack(claim),) if then_claim else ()
-        answer, *claimed = self.store.run_then(
+        answers = self.store.run_then(
             self._scripts["settle"], arguments, [*self.lane_keys([lane, *lanes]), self.keys.histogram], *after
         )
+        return understood(self._read_settlement, answers)
+
+    def _read_settlement(self, answers: Any) -> Settlement:
+        answer, *claimed = answers
         return Settlement(
             status=_text(answer[0]),
             next_id=read_id(answer[1]) if answer[1] else "",
@@ -366,8 +425,8 @@ class Journal:
 
     def in_flight(self) -> list[str]:
         """The ids of operations that are being sent: the heads of claimed lanes."""
-        pages = (self.run("page", lane, 0, b"", 1, lanes=[lane]) for lane in self.claims())
-        return [read_id(head) for _, head, _, flying, *_ in pages if head and flying]
+        pages = [self.run("page", lane, 0, b"", 1, lanes=[lane]) for lane in self.claims()]
+        return understood(_read_heads, pages)
 
     # --- one operation
 
@@ -414,8 +473,11 @@ class Journal:
         return bool(self.run("gate", cause, "", _ms(opens_in_s))[0])
 
     def win_wake(self) -> bool:
-        """Win the right to publish one wake token."""
-        return bool(self.run("wake", _ms(WAKE_S)))
+        """Win the right to publish one wake token, where none waits in the broker, or the one that was to is lost.
+
+        Ask first whether the broker's queue is empty: one may wait there for long.
+        """
+        return bool(self.run("wake", _ms(WAKE_S), _ms(WAKE_LOST_S)))
 
     def forget_wake(self) -> None:
         """A token that was to be published won't be."""
@@ -427,7 +489,7 @@ class Journal:
 
     def tick(self, role: Literal["beat", "steward"], name: str, *, forget_wake: bool = False) -> Tick:
         """Keep journal time going, and tell what there is to do."""
-        gate, opens, due, pending, beat, delivered, offline = self.run(
+        answer = self.run(
             "tick",
             role,
             name,
@@ -437,15 +499,11 @@ class Journal:
             self.keys.lane_prefix,
             keys=[self.keys.samples],
         )
-        return Tick(
-            _text(gate), _seconds(opens), _seconds(due), pending, _seconds(beat), _seconds(delivered), bool(offline)
-        )
+        return understood(_read_tick, answer)
 
     def snapshot(self) -> Snapshot:
         """All counts, from one moment."""
-        *values, held_for = self.run("snapshot")
-        causes = dict(zip(map(_text, held_for[::2]), map(int, held_for[1::2]), strict=True))
-        return msgspec.convert([*map(_text, values), causes], Snapshot)
+        return understood(_read_snapshot, self.run("snapshot"))
 
     def lane_keys(self, lanes: Sequence[str]) -> list[str]:
         return [self.keys.lane(lane) for lane in lanes]

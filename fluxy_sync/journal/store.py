@@ -1,11 +1,14 @@
 """The wire to the store: connections with deadlines, scripts, and its errors in our words."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.resources
 import os
-import threading
+import re
+import time
 import weakref
+from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from fluxy_sync.addresses import read_sentinels
+from fluxy_sync.certificates import fault_of, is_tls
 from fluxy_sync.errors import ConfigError, StorageUnavailable
 from fluxy_sync.host.sockets import check_socket, is_away
 from fluxy_sync.journal.clock import Clock
@@ -22,6 +26,8 @@ from fluxy_sync.journal.sentinels import AllSentinels, Primary
 
 CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
+MOST_FREE = 16  # connections that are kept while nobody uses them
+FREE_S = 60.0  # and for so long
 
 Argument = str | bytes | int | float
 
@@ -127,6 +133,20 @@ class Script:
         return b"*%d\r\n" % (5 + keys + len(arguments)) + self._head + _bulk(keys) + self._keys + rest
 
 
+_REFUSED = re.compile(r"'([a-z|_-]{1,40})' command")  # the server names the command alone, never its arguments
+
+
+def not_reached(error: BaseException) -> NotSent:
+    """Why no connection could be made: mostly nobody is there, else what is wrong with the store's certificate."""
+    if is_tls(error):
+        fault = fault_of(error).replace("-", " ") or "the TLS handshake failed"
+        return NotSent(
+            f"the store's certificate isn't accepted ({fault}); check ssl_ca_certs in "
+            "FLUXY_SYNC_REDIS_URL, the clock, and the certificate"
+        )
+    return NotSent("the store can't be reached; is it running? see 'fluxy-sync up'")
+
+
 def explain(error: redis.RedisError) -> StorageUnavailable:
     """The store's refusal in our words: what happened, what was kept, what to do."""
     text = str(error)
@@ -141,7 +161,14 @@ def explain(error: redis.RedisError) -> StorageUnavailable:
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
         return StorageUnavailable("the store refuses the password; check FLUXY_SYNC_REDIS_URL")
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return StorageUnavailable("the store's user may not do that; see deploy/README.md for the commands it needs")
+        refused = _REFUSED.search(text)
+        what = f"run '{refused[1]}'" if refused else "use that key or channel"
+        return StorageUnavailable(f"the store's user may not {what}; deploy/users.acl has the rights that it needs")
+    if isinstance(error, redis.exceptions.MovedError | redis.exceptions.AskError | redis.exceptions.ClusterDownError):
+        return StorageUnavailable(
+            "the store is a node of a Redis Cluster, which Celery can't use as its broker; point FLUXY_SYNC_REDIS_URL "
+            "at a single server, or at Sentinel (sentinel://...)"
+        )
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return StorageUnavailable("the store is still loading its data; try again in a moment")
     return StorageUnavailable(f"the store refused a command ({type(error).__name__}): {text[:200]}")
@@ -186,11 +213,13 @@ class Store:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._pool = client.connection_pool
-        self._local = threading.local()
+        self._free: deque[tuple[float, Any]] = deque()  # since when, and a connection; the last one used goes first
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._generations: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # of the primary
         manager = getattr(self._pool, "sentinel_manager", None)
         self._primary: Primary | None = manager.primary if isinstance(manager, AllSentinels) else None
         self.client = client
+        self.unreachable = False  # the last try to connect failed
 
     @property
     def generation(self) -> int:
@@ -238,7 +267,7 @@ class Store:
             raise explain(error) from error
 
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        connection = self._connection()
+        connection = self._take()
         try:
             connection.send_packed_command(commands)
             replies = [_read(connection) for _ in commands]
@@ -253,37 +282,62 @@ class Store:
         except BaseException:
             connection.disconnect()  # replies may still be on their way: nobody may read them as his own
             raise
+        finally:
+            self._give_back(connection)
         if isinstance(replies[0], redis.ResponseError):
             if _takes_no_writes(replies[0]):
                 connection.disconnect()  # after a failover another server does: it is looked for anew
             raise replies[0]
         return replies
 
-    def _connection(self) -> Any:
-        """This thread's connection, whole: taking one from the pool each time would cost as much as sending."""
-        connection = getattr(self._local, "connection", None)
-        generation = self.generation
+    def _take(self) -> Any:
+        """A connection for one exchange, whole: redis-py's pool would cost as much as sending."""
+        connection, generation = self._kept() or self._make(), self.generation
         try:
-            if connection is None or connection.pid != os.getpid():
-                # Not by the pool: it counts what it makes, and threads that end never give theirs back.
-                connection = self._pool.connection_class(**self._pool.connection_kwargs)
-                self._local.connection = connection
-                self._connections.add(connection)
-            elif connection.is_connected and (self._local.generation != generation or _is_stale(connection)):
+            if connection.is_connected and (
+                self._generations.get(connection, 0) != generation or _is_stale(connection)
+            ):
                 connection.disconnect()
             connection.connect()
-            self._local.generation = generation
+            if generation:
+                self._generations[connection] = generation
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             raise explain(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise NotSent("the store can't be reached; is it running? see 'fluxy-sync up'") from error
+            self.unreachable = True
+            raise not_reached(error) from error
         except NO_STORE as error:
-            self._local.connection.disconnect()
+            connection.disconnect()
             raise NotSent("what answers is no store; check FLUXY_SYNC_REDIS_URL") from error
+        if self.unreachable:
+            self.unreachable = False
         return connection
 
+    def _kept(self) -> Any:
+        """The free connection that was used last; none that was made before a fork."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._free.pop()[1]
+                if connection.pid == os.getpid():
+                    return connection
+        return None
+
+    def _make(self) -> Any:
+        # Not by the pool: it counts what it makes.
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        self._connections.add(connection)
+        return connection
+
+    def _give_back(self, connection: Any) -> None:
+        """Keep it for the next exchange of any thread; what a burst of threads has left over is closed in time."""
+        now = time.monotonic()
+        self._free.append((now, connection))
+        with contextlib.suppress(IndexError):
+            while len(self._free) > MOST_FREE or self._free[0][0] < now - FREE_S:
+                self._free.popleft()[1].disconnect()
+
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close all connections."""
         for connection in list(self._connections):
             connection.disconnect()
         self._pool.disconnect()

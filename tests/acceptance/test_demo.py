@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from fluxy_sync.host.sockets import LONGEST_SOCKET_PATH
-from tests.conftest import wait_until
+from tests.conftest import ended, wait_until
 
 DEMO = [sys.executable, "-m", "fluxy_sync", "demo"]
 ENOUGH_S = 110
@@ -74,7 +74,7 @@ def test_the_dashboard_stays_until_the_end_is_asked_for(home: Path, tmp_path: Pa
     log = tmp_path / "log"
     with log.open("w") as output:
         demo = subprocess.Popen(DEMO, stdout=output, stderr=output, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    try:
+    with ended(demo):
         wait_until(lambda: "until Ctrl-C" in log.read_text() or demo.poll() is not None, ENOUGH_S)
         assert demo.poll() is None, log.read_text()
         found = re.search(r"dashboard is at (\S+)\nuser (\S+), password (\S+)", log.read_text())
@@ -87,7 +87,6 @@ def test_the_dashboard_stays_until_the_end_is_asked_for(home: Path, tmp_path: Pa
         with pytest.raises(urllib.error.HTTPError, match="401") as refused:
             urllib.request.urlopen(url + "/workers", timeout=20)
         refused.value.close()
-    finally:
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 0
     assert left_of(home) == []
@@ -98,8 +97,9 @@ def test_an_interrupted_demo_fails_and_leaves_nothing(home: Path, tmp_path: Path
     log = tmp_path / "log"
     with log.open("w") as output:
         demo = subprocess.Popen([*DEMO, "--exit"], stdout=output, stderr=output)
-    wait_until(lambda: "A gateway is up" in log.read_text() or demo.poll() is not None, 60)
-    demo.send_signal(signal.SIGTERM)
-    assert demo.wait(60) == 1
+    with ended(demo):
+        wait_until(lambda: "A gateway is up" in log.read_text() or demo.poll() is not None, 60)
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(60) == 1
     assert "Nothing was lost" not in log.read_text()
     assert left_of(home) == []

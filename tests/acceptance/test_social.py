@@ -20,7 +20,7 @@ from fluxy_sync import AcceptanceUnknown, FluxySync, StorageUnavailable
 from fluxy_sync.client import QueuedOperation
 from fluxy_sync.settings import Settings, load_settings
 from fluxy_sync.vault import new_key
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, ended, wait_until
 from tests.social import Listener, Social, left_behind
 
 MAX_PENDING = 4
@@ -292,9 +292,10 @@ def test_it_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as output:
         example = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=environment)
-    wait_until(lambda: "Ctrl-C" in log.read_text() or example.poll() is not None, 60)
-    example.send_signal(signal.SIGINT)
-    assert example.wait(60) == 0, log.read_text()
+    with ended(example):
+        wait_until(lambda: "Ctrl-C" in log.read_text() or example.poll() is not None, 60)
+        example.send_signal(signal.SIGINT)
+        assert example.wait(60) == 0, log.read_text()
     assert list(folder.iterdir()) == []
     assert list(left_behind(folder)) == []
 

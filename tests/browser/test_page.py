@@ -57,7 +57,7 @@ def test_it_shows_the_numbers_of_the_store_and_follows_them(page: SyncPage, sync
     photos = page.lane("photos")
     assert photos is not None
     assert (photos["state"], photos["why"]) == ("held", "Someone paused it")
-    assert [letter["reason"] for letter in page.read()["dead"]] == ["The upstream answered 422 Unprocessable Entity"]
+    assert [letter["reason"] for letter in page.read()["dead"]] == ["The upstream answered 422 Unprocessable Content"]
     assert page.read()["notes"]["held"] == "lanes: 1 paused"
     queue(sync, "orders")
     die(sync, "more")

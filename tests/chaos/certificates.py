@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.http_server import usage
+
 
 class Issuer:
     """An authority of one's own; ``bundle`` is what a gateway trusts."""
@@ -18,15 +20,22 @@ class Issuer:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
         self.bundle = folder / f"{name}.pem"
-        own = self._build(self._name, self._key.public_key()).add_extension(x509.BasicConstraints(True, None), True)
+        own = self._build(self._name, self._key.public_key(), is_authority=True)
         self.bundle.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def _build(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, to_days: float = 1) -> x509.CertificateBuilder:
+    def _build(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, to_days: float = 1, *, is_authority: bool = False
+    ) -> x509.CertificateBuilder:
         now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
         builder = x509.CertificateBuilder(self._name, subject, key, x509.random_serial_number())
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         times = builder.not_valid_before(now - 9 * day).not_valid_after(now + to_days * day)
-        return times.add_extension(authority, critical=False)
+        return (
+            times.add_extension(authority, critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+            .add_extension(usage(is_authority=is_authority), critical=True)
+        )
 
     def issue(self, name: str, host: str = "127.0.0.1", to_days: float = 1) -> str:
         """The path of a certificate for an address, valid until in so many days, with its key."""

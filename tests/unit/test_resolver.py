@@ -147,3 +147,39 @@ def test_a_child_waits_for_no_thread_of_its_parent(service: NameService) -> None
     service.answer = socket.gaierror(socket.EAI_NONAME, "unknown")
     service.end()
     wait_until(lambda: waiting)
+
+
+def test_an_unexpected_error_ends_a_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no answer, and it is said at once; however often that happens, the next look-up is made."""
+    seen: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    monkeypatch.setattr(resolver, "AGAIN_S", 0.0)
+    looking = resolver.Resolver()
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(socket, "getaddrinfo", fail)
+        for _ in range(resolver.AT_ONCE + 1):
+            with pytest.raises(socket.gaierror, match="MemoryError"):
+                looking.resolve("a.example", 80, 5.0)
+    assert len(seen) == resolver.AT_ONCE + 1  # loud
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", ("192.0.2.1", 80))])
+    assert looking.resolve("a.example", 80, 5.0) == ["192.0.2.1"]
+
+
+def test_no_thread_for_a_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine out of threads says so, and looks up again once there are some."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    looking = resolver.Resolver()
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", fail)
+        for _ in range(resolver.AT_ONCE + 1):
+            with pytest.raises(socket.gaierror, match="no thread"):
+                looking.resolve("a.example", 80, 5.0)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", ("192.0.2.1", 80))])
+    assert looking.resolve("a.example", 80, 5.0) == ["192.0.2.1"]

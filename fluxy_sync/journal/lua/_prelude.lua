@@ -104,9 +104,11 @@ local CLOCKS = 64 -- each boot of a machine is another one
 local function set_clock()
   redis.set_repl(redis.REPL_NONE) -- past the AOF: after a restart each begins anew
   if redis.call('HLEN', PULSE) > CLOCKS then
+    local clocks = {}
     for _, field in ipairs(redis.call('HKEYS', PULSE)) do
-      if string.find(field, '^clock ') then redis.call('HDEL', PULSE, field) end
+      if string.find(field, '^clock ') then clocks[#clocks + 1] = field end
     end
+    if #clocks >= CLOCKS then redis.call('HDEL', PULSE, unpack(clocks, 1, math.min(#clocks, 1000))) end
   end
   redis.call('HSET', PULSE, CLOCK, int(book.now - host_ms))
   redis.set_repl(redis.REPL_ALL)
@@ -232,10 +234,12 @@ local function put_off(ms)
   if book.now + ms > at then redis.call('HSET', GATE, 'opens_at', int(book.now + ms)) end
 end
 
--- Win the right to publish one wake token.
-local function win_wake(wake_ms)
+-- Win the right to publish one wake token: none waits in the broker. Where that was seen to be empty, one that was to
+-- be published `lost_ms` ago is lost.
+local function win_wake(wake_ms, lost_ms)
   local _, opens_in = gate()
   if opens_in < 0 or opens_in > SOON_MS then return 0 end
+  if lost_ms and redis.call('PTTL', WAKE) <= wake_ms - lost_ms then redis.call('DEL', WAKE) end
   return redis.call('SET', WAKE, '1', 'NX', 'PX', wake_ms) and 1 or 0
 end
 

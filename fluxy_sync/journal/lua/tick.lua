@@ -11,6 +11,9 @@ expect(6, { [4] = 1, [5] = 0 })
 insist(ARGV[6] == LANES, 'prefix')
 local role, name, wake_ms, durable_ms, prefix = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local OFFERS, FORGOTTEN = 100, 100
+-- A steward that hasn't ticked for a day is missed by nobody; containers have new names at each start, so of many
+-- those go sooner.
+local MANY_STEWARDS, REMEMBERED_MS, OF_MANY_MS = 500, 86400000, 3600000
 
 if ARGV[3] == '1' or redis.call('PTTL', WAKE) > wake_ms then redis.call('DEL', WAKE) end
 
@@ -66,7 +69,16 @@ end
 redis.set_repl(redis.REPL_NONE)
 if next_scan ~= this_scan then redis.call('HSET', PULSE, 'held', next_scan) end
 local beat = number(redis.call('HGET', PULSE, 'beat'), -1)
-redis.call('HSET', PULSE, role == 'beat' and 'beat' or 'steward ' .. name, int(book.wall))
+local is_new = redis.call('HSET', PULSE, role == 'beat' and 'beat' or 'steward ' .. name, int(book.wall)) == 1
+if is_new and role ~= 'beat' then
+  local pulse, gone = redis.call('HGETALL', PULSE), {}
+  local remembered_ms = #pulse > 2 * MANY_STEWARDS and OF_MANY_MS or REMEMBERED_MS
+  for i = 1, #pulse, 2 do
+    local is_old = math.abs(book.wall - number(pulse[i + 1], 0)) > remembered_ms
+    if is_old and string.find(pulse[i], '^steward ') and #gone < 1000 then gone[#gone + 1] = pulse[i] end
+  end
+  if #gone > 0 then redis.call('HDEL', PULSE, unpack(gone)) end
+end
 local beat_age = beat >= 0 and beat <= book.wall and book.wall - beat or -1
 
 local first = redis.call('ZRANGE', READY, 0, 0, 'WITHSCORES')

@@ -66,9 +66,12 @@ def place(run: Run, answer: Any, bundle: str = "", certificate: str = "", **sett
 
 def wait_offline(stage: Stage, *reasons: str) -> None:
     """Until the gate is closed, and why."""
-    wait_until(
-        lambda: (s := stage.snapshot()) and s.gate == "offline" and s.reason in reasons, 20, f"to be offline: {reasons}"
-    )
+
+    def is_offline() -> bool:
+        snapshot = stage.snapshot()
+        return snapshot is not None and snapshot.gate == "offline" and snapshot.reason.partition(":")[0] in reasons
+
+    wait_until(is_offline, 20, f"to be offline: {reasons}")
 
 
 def finish(here: Place, *, given_away: bool = False) -> Verdict:
