@@ -134,6 +134,7 @@ def _code(reason: str) -> str:
 
 
 UNREADABLE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+READERS = {f"fluxy_sync.journal.{name}" for name in ("journal", "inventory", "record", "seek", "answers", "store")}
 _NOT_OURS = "the store holds something that the journal can't have written; it was damaged, or changed by hand"
 
 
@@ -147,6 +148,8 @@ def guarded(ask: Callable[P, T]) -> Callable[P, T]:
         except FluxySyncError:
             raise
         except UNREADABLE as error:
+            if not _while_reading(error):
+                raise
             raise _unreadable(ask, error) from error
 
     ask_on: Callable[P, Any] = ask
@@ -158,6 +161,8 @@ def guarded(ask: Callable[P, T]) -> Callable[P, T]:
         except FluxySyncError:
             raise
         except UNREADABLE as error:
+            if not _while_reading(error):
+                raise
             raise _unreadable(ask, error) from error
 
     return ask_and_read_on if inspect.isgeneratorfunction(ask) else ask_and_read
@@ -173,6 +178,14 @@ def understood(read: Callable[[Any], T], reply: Any) -> T:
         return read(reply)
     except UNREADABLE as error:
         raise _unreadable(read, error) from error
+
+
+def _while_reading(error: BaseException) -> bool:
+    """Whether it comes from where replies are read: what fails on the way to the store is a fault of ours."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") in READERS
 
 
 def _unreadable(read: Callable[..., Any], error: Exception) -> StorageUnavailable:

@@ -199,7 +199,7 @@ def test_a_wrong_password_is_named_not_shown(store_url: str) -> None:
         (redis.ResponseError("MISCONF Errors writing to the AOF file: No space left"), "can't write to its disk"),
         (redis.exceptions.AuthenticationError("invalid password"), "refuses the password"),
         (redis.ResponseError("NOAUTH Authentication required."), "refuses the password"),
-        (redis.exceptions.NoPermissionError("this user has no permissions"), "may not do that"),
+        (redis.exceptions.NoPermissionError("this user has no permissions"), "may not use that"),
         (redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"), "still loading"),
         (redis.ResponseError("something new"), "something new"),
     ],

@@ -53,6 +53,7 @@ def test_who_greets_like_no_store_is_none(greeting: bytes) -> None:
 
 LETTER = DeadLetter(1, "x", "a", "unsealed", 0, 1, 1, "", "", False, b"\1x")
 GIVEN: dict[str, Any] = {  # by the names of parameters
+    "number": 7, "before": 7,
     "holder": "w 1", "lane": "a", "fence": 1, "operation_id": "x", "verdict": "delivered", "incarnation": "w",
     "new": NewRecord("x", "a", b"keyIx"), "reason": "x", "cause": "paused", "interval_s": 1.0, "role": "beat",
     "name": "n", "script": "find", "index": 0, "count": 1, "last": 1, "parts": [("x", b"a", b"b")], "key": "{n}:k",
