@@ -275,13 +275,13 @@ def _ensure_soon(
             callback()
             time.sleep(PAUSE_STEP_S)
 
-    retries = _retries_in_the_same_time(max_retries, max(hosts, 1))
+    retries = retries_in_the_same_time(max_retries, max(hosts, 1))
     hardly = {"interval_start": 0.001, "interval_step": 0, "interval_max": 0.001}
     return ensure(tell_and_pause, retries, callback=callback, **hardly)
 
 
-def _retries_in_the_same_time(retries: int | None, hosts: int) -> int | None:
-    """Celery pauses for 2, 4, 6 ... 30 s, each time after it has asked all hosts."""
+def retries_in_the_same_time(retries: int | None, hosts: int) -> int | None:
+    """How many pauses of ours last as long as Celery's: 2, 4, 6 ... 30 s, one each time that it has asked all hosts."""
     if not retries:
         return retries
     cycles, more = divmod(retries, hosts)

@@ -139,3 +139,22 @@ def answers(client: "redis.Redis") -> bool:
 def test_a_store_behind_sentinels(gateway: Gateway, upstream: Upstream, store: Address, sentinel_port: int) -> None:
     """They name the store; one that doesn't answer is passed over."""
     deliver_one(gateway, upstream, f"sentinel://:{store.password}@127.0.0.1:1,127.0.0.1:{sentinel_port}/shop")
+
+
+def test_a_full_store_behind_sentinels_drains(
+    gateway: Gateway, upstream: Upstream, store: Address, sentinel_port: int
+) -> None:
+    """Its memory is full, so that the broker can note nothing: the consumer connects anew and lives on."""
+    gateway.environment["FLUXY_SYNC_REDIS_URL"] = f"sentinel://:{store.password}@127.0.0.1:{sentinel_port}/shop"
+    upstream.start()
+    gateway.start("worker", "beat")
+    sync = FluxySync(gateway.settings())
+    with redis.Redis(port=store.port, password=store.password) as client:
+        client.config_set("maxmemory", 1)
+        client.client_kill_filter(_type="normal", skipme=True)
+        gateway.wait_for("worker", "The store's memory is full: the broker's notes are left out")
+        assert "the store refuses for now" not in gateway.log("worker")
+        client.config_set("maxmemory", 0)
+    sync.queue("POST", "/after")
+    wait_until(lambda: [request["path"] for request in upstream.requests()] == ["/after"])
+    assert gateway.processes["worker"].poll() is None

@@ -14,8 +14,10 @@ from kombu import compression as kombu_compression
 from kombu.compression import compress, decompress
 from kombu.message import Message
 
-from fluxy_sync.consumer import MOST_BYTES, Channel, bound_decompression
+from fluxy_sync.consumer import MOST_BYTES, Channel, bound_decompression, retries_in_the_same_time
 from fluxy_sync.own_queues import blames_message
+from tests.conftest import Gateway, wait_until
+from tests.upstream import free_port
 
 
 def test_a_lost_connection_is_closed_with_a_message_in_hand(store_url: str, namespace: str) -> None:
@@ -103,3 +105,20 @@ def test_a_message_is_blamed_only_where_celery_cannot_read_it(
     with pytest.raises((TypeError, ValueError)) as raised:
         kind(message, app=app, task=task)
     assert blames_message(raised.value, message, app) is blamed
+
+
+def test_a_broker_is_tried_again_every_two_seconds(gateway: Gateway) -> None:
+    """However long it has been away; by itself Celery pauses longer each time."""
+    gateway.environment["FLUXY_SYNC_BROKER_URL"] = f"amqp://127.0.0.1:{free_port()}//"
+    gateway.start("worker", wait=False)
+    wait_until(lambda: gateway.log("worker").count("Trying again in") >= 4)
+    assert gateway.log("worker").count("Trying again in 2.00 seconds") == gateway.log("worker").count("Trying again in")
+    assert gateway.stop("worker") == 0
+
+
+@pytest.mark.parametrize(
+    ("retries", "hosts", "expected"), [(None, 1, None), (0, 1, 0), (1, 1, 1), (3, 1, 6), (20, 1, 195), (5, 2, 7)]
+)
+def test_short_pauses_do_not_use_up_a_users_retries(retries: int | None, hosts: int, expected: int | None) -> None:
+    """A worker gives its broker up after the same time as Celery's own: 2 + 4 + 6 s are six pauses of 2 s."""
+    assert retries_in_the_same_time(retries, hosts) == expected
