@@ -12,7 +12,6 @@ from fluxy_sync.cli.exits import CommandFailed
 from fluxy_sync.cli.ls import in_time, to_record
 from fluxy_sync.cli.options import id_argument, lane_option, reveal_option
 from fluxy_sync.cli.output import clock, json_option, make_console, print_json, rfc3339
-from fluxy_sync.journal.record import REFUSED
 from fluxy_sync.operation import SYNC_OP, Operation
 from fluxy_sync.words import duration, gate_text, many, reason_text, size_text, visible
 
@@ -181,9 +180,11 @@ def _waiting_pairs(one: "Waiting", hindered: Mapping[str, Any]) -> Iterator[tupl
 
 def letter_pairs(letter: "DeadLetter") -> Iterator[tuple[str, str]]:
     """What is known of a dead letter without a key."""
+    from fluxy_sync.admin.acceptance import is_unaccepted
+
     yield "operation", letter.id
     yield "lane", letter.lane
-    yield "state", "dead: never accepted, not sent" if letter.reason in REFUSED else "dead: kept, not sent"
+    yield "state", "dead: never accepted, not sent" if is_unaccepted(letter) else "dead: kept, not sent"
     yield "why", reason_text(letter.reason)
     yield "died", f"{clock(letter.died_at)} UTC"
     yield "retries", f"{letter.retries:,}"

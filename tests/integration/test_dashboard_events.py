@@ -148,7 +148,6 @@ def test_one_forged_heartbeat(heard: Dashboard, forger: Forger) -> None:
     check(heard)
 
 
-@pytest.mark.slow
 def test_thousands_of_forged_events(heard: Dashboard, forger: Forger) -> None:
     """Fields that are wrong, missing or that nobody knows, one by one and in bunches; a real event is heard after."""
     for _ in range(4_000):
@@ -198,7 +197,6 @@ def test_bombs(heard: Dashboard, forger: Forger) -> None:
     check(heard)
 
 
-@pytest.mark.slow
 def test_a_flood_of_events_that_are_as_they_should_be(heard: Dashboard, forger: Forger) -> None:
     """New workers and tasks without end, all texts as long as they may be: memory and metrics stop growing."""
     before, wide = peak(heard), "\U0001f642"
