@@ -141,18 +141,23 @@ class FluxySync:
             "countdown": countdown, "expires": expires, "policy": policy, "on_dead": on_dead, "outcomes": outcomes,
             "keep_result": keep_result,
         }  # fmt: skip
-        return self.queue_many([operation])[0]
+        return self._queue([operation])[0]
 
     def queue_many(self, operations: Sequence[Mapping[str, Any]]) -> list[QueuedOperation]:
         """Accept operations, all or none, in one round trip. Each takes the arguments of ``queue`` as keys.
 
         Raises:
             InvalidOperation: also for a key that ``queue`` doesn't have.
-            OperationTooLarge, QueueFull, StorageUnavailable, AcceptanceUnknown: as ``queue`` does.
+            OperationTooLarge: also for more than 10,000 operations or 32 MiB in one call, which would hold the store
+                for long.
+            QueueFull, StorageUnavailable, AcceptanceUnknown: as ``queue`` does.
         """
-        task: SyncTask = self.app.tasks[SYNC_OP]
         for operation in operations:
             _check_keys(operation)
+        return self._queue(operations)
+
+    def _queue(self, operations: Sequence[Mapping[str, Any]]) -> list[QueuedOperation]:
+        task: SyncTask = self.app.tasks[SYNC_OP]
         records = [self._record(task, **operation) for operation in operations]
         if not records:
             return []
