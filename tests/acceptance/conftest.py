@@ -1,10 +1,14 @@
-"""The command line, with and without a store."""
+"""The command line, with and without a store; and somebody who can write to the store, and has no key."""
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from fluxy_sync import FluxySync
+from tests.chaos.forger import Forger
 from tests.command_line import CommandLine, Run, environment, fluxy_sync
 from tests.conftest import Gateway
 
@@ -34,3 +38,9 @@ def with_store(gateway: Gateway) -> CommandLine:
 def sync(gateway: Gateway) -> FluxySync:
     """A producer of the gateway."""
     return FluxySync(gateway.settings())
+
+
+@pytest.fixture
+def forger(store_url: str, namespace: str) -> Iterator[Forger]:
+    with redis.Redis.from_url(store_url) as client:
+        yield Forger(client, namespace, random.Random(1))

@@ -5,12 +5,9 @@
 
 import bz2
 import json
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from celery import Celery
 
 from fluxy_sync import FluxySync, InvalidOperation
@@ -33,12 +30,6 @@ def sync(gateway: Gateway, upstream: Upstream) -> FluxySync:
     upstream.start()
     gateway.start("worker", "beat")
     return FluxySync(gateway.settings())
-
-
-@pytest.fixture
-def forger(store_url: str, namespace: str) -> Iterator[Forger]:
-    with redis.Redis.from_url(store_url) as client:
-        yield Forger(client, namespace, random.Random(1))
 
 
 def paths(upstream: Upstream) -> list[str]:

@@ -1,13 +1,10 @@
 """The one door by which something unsealed can become an operation: shown whole, then accepted by its digest."""
 
 import json
-import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from fluxy_sync import FluxySync, InvalidOperation
 from fluxy_sync.admin.acceptance import Unaccepted
@@ -32,12 +29,6 @@ def sync(gateway: Gateway, upstream: Upstream) -> FluxySync:
     upstream.start()
     gateway.start("worker", "beat")
     return FluxySync(gateway.settings())
-
-
-@pytest.fixture
-def forger(store_url: str, namespace: str) -> Iterator[Forger]:
-    with redis.Redis.from_url(store_url) as client:
-        yield Forger(client, namespace, random.Random(1))
 
 
 def send(

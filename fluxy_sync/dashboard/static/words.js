@@ -62,7 +62,12 @@ export function size(count) {
 
 /** Why lanes are held, with how many: "2 paused, 1 halted". Codes that name something are counted together. */
 export function heldFor(counts) {
-  const names = { key: "without their key", task: "without their task", credentials: "refused (401)" };
+  const names = {
+    key: "without their key",
+    task: "without their task",
+    credentials: "refused (401)",
+    "worker-error": "where the worker failed",
+  };
   const totals = new Map();
   for (const [code, count] of Object.entries(counts ?? {})) {
     const kind = code.split(":")[0];
