@@ -138,32 +138,33 @@ READERS = {f"fluxy_sync.journal.{name}" for name in ("journal", "inventory", "re
 _NOT_OURS = "the store holds something that the journal can't have written; it was damaged, or changed by hand"
 
 
-def guarded(ask: Callable[P, T]) -> Callable[P, T]:
+class _Reading:
+    """While a method reads what the store holds, which may have been damaged: then it is as if the store refused."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self._ask = ask
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UNREADABLE) and not isinstance(error, FluxySyncError) and _while_reading(error):
+            raise _unreadable(self._ask, error) from error
+
+
+def guarded(ask: Callable[P, Any]) -> Callable[P, Any]:
     """What the store holds may have been damaged, or written by somebody else: then it is as if it refused."""
+    reading = _Reading(ask)
 
     @functools.wraps(ask)
-    def ask_and_read(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+    def ask_and_read(*args: P.args, **kwargs: P.kwargs) -> Any:
+        with reading:
             return ask(*args, **kwargs)
-        except FluxySyncError:
-            raise
-        except UNREADABLE as error:
-            if not _while_reading(error):
-                raise
-            raise _unreadable(ask, error) from error
-
-    ask_on: Callable[P, Any] = ask
 
     @functools.wraps(ask)
     def ask_and_read_on(*args: P.args, **kwargs: P.kwargs) -> Any:
-        try:
-            yield from ask_on(*args, **kwargs)
-        except FluxySyncError:
-            raise
-        except UNREADABLE as error:
-            if not _while_reading(error):
-                raise
-            raise _unreadable(ask, error) from error
+        with reading:
+            yield from ask(*args, **kwargs)
 
     return ask_and_read_on if inspect.isgeneratorfunction(ask) else ask_and_read
 
