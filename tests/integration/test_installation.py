@@ -5,6 +5,7 @@ import copy
 import gc
 import inspect
 import json
+import logging
 import pickle
 import re
 import uuid
@@ -50,6 +51,22 @@ def store(store_url: str) -> Iterator["redis.Redis"]:
 
 
 Maker = Callable[..., Celery]
+
+
+@pytest.fixture
+def embedded_worker() -> Iterator[None]:
+    """Celery's worker for tests sets logging up, and makes its app the current one: both are as before again."""
+    names = (None, "celery", "celery.task", "multiprocessing")
+    kept = {name: (logging.getLogger(name).handlers, logging.getLogger(name).level) for name in names}
+    app = current_app._get_current_object()
+    for name in names:
+        logging.getLogger(name).handlers = []
+    yield
+    for name, (handlers, level) in kept.items():
+        logging.getLogger(name).handlers = handlers
+        logging.getLogger(name).setLevel(level)
+    app.set_current()
+    app.set_default()
 
 
 @pytest.fixture
@@ -351,6 +368,7 @@ def test_a_pickled_app_of_another_namespace_is_refused(
         pickle.loads(packed)
 
 
+@pytest.mark.usefixtures("embedded_worker")
 def test_a_worker_accepts_what_is_sealed_whatever_is_configured_last(make: Maker, settings: Settings) -> None:
     """An embedded worker: the boot step has the last word, and adds to what the app accepts."""
     app = make(backend=settings.results.url)
