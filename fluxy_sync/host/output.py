@@ -78,7 +78,8 @@ class LineWriter:
         try:
             number = self._stream.fileno()
         except (io.UnsupportedOperation, AttributeError):
-            self._stream.write(data.decode())
+            for line in data.decode().split("\n")[:-1]:
+                self._stream.write(f"{line}\n")  # one in each call: whoever takes them looks at how each begins
             self._stream.flush()
             return
         left = memoryview(data)

@@ -17,6 +17,18 @@ def test_lines_come_in_order() -> None:
     assert stream.getvalue().splitlines() == [f"line {n}" for n in range(1000)]
 
 
+def test_each_line_is_a_write_of_its_own() -> None:
+    """To a stream that is no file, however many waited together: it may look at how each begins."""
+    written: list[str] = []
+    stream = io.StringIO()
+    stream.write = written.append  # type: ignore[assignment]
+    writer = LineWriter(stream)
+    for n in range(1000):
+        writer.say(f"line {n}")
+    writer.close()
+    assert written == [f"line {n}\n" for n in range(1000)]
+
+
 def test_what_can_not_be_held_is_dropped_and_counted() -> None:
     """Nobody waits, memory is bounded, and the reader is told how many lines are missing, where they are missing."""
     ours, its = os.pipe()
